@@ -1,0 +1,100 @@
+/* The kernels that move the bytes: one table of pointers, chosen once at run time.
+ *
+ * ref/ is the specification in plain C; x86/NAME_avx2.c, _avx512.c, _vnni.c, _bf16.c, ... replace entries where the
+ * machine has the instructions. WEIR_ISA (ref|avx2|avx512|vnni|bf16|amx) caps the level, for tests and comparison.
+ * Every kernel is checked against ref/ at each level by tests/test_kernels.c.
+ *
+ * Kernels are pure: they read and write what their arguments say, take no locks, allocate nothing, keep no state; any
+ * number of threads may run them on disjoint outputs. Sizes are elements unless a name ends in _bytes. Inputs are
+ * finite; rows of quantised types are whole blocks. Activations are float32 [n_tokens][n] and are packed once per
+ * product into the form that the weight type multiplies with (act_pack), then shared by all threads.
+ */
+#ifndef WEIR_KERNEL_KERNEL_H
+#define WEIR_KERNEL_KERNEL_H
+
+#include "base/err.h"
+#include "model/tensor_type.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum kernel_isa { ISA_REF, ISA_AVX2, ISA_AVX512, ISA_VNNI, ISA_BF16, ISA_AMX, ISA_COUNT };
+
+/* How a packed activation row is stored. */
+enum act_format {
+    ACT_F32,  /* float32 as it is */
+    ACT_BF16, /* bfloat16, round to nearest even */
+    ACT_Q8,   /* blocks of 32: see struct act_q8 in kernel/blocks.h */
+    ACT_Q8K,  /* blocks of 256, with sums of 16: for K-quants */
+};
+
+/* y[t][r] = sum_c w[r][c] * x[t][c], for r in [0, n_rows), t in [0, n_tokens). */
+struct matmul_args {
+    const void *w; /* first of n_rows rows of the weight type */
+    size_t w_row_bytes;
+    uint32_t n_rows, n_cols; /* n_cols: a multiple of the type's block */
+    const void *x;           /* packed rows, x_row_bytes apart, in the format of this weight type */
+    size_t x_row_bytes;
+    uint32_t n_tokens;
+    float *y; /* y[t * y_stride + r] */
+    size_t y_stride;
+};
+
+enum kv_type { KV_F16, KV_Q8_0, KV_TYPE_COUNT };
+
+/* Online-softmax attention of n_q queries over one chunk of keys and values of one KV head.
+ *   q [n_q][head_dim] float32, already scaled
+ *   k, v [n_tokens][head_dim] in kv_type (rows kv_row_bytes apart)
+ *   query i sees tokens [first[i], last[i]) of this chunk; an empty range leaves its state as it is
+ * State, carried from chunk to chunk and merged across threads: m[n_q] running maximum (-inf at first), l[n_q] sum of
+ * exponentials, acc[n_q][head_dim] weighted values, not yet divided by l. */
+struct attn_args {
+    const float *q;
+    uint32_t n_q, head_dim;
+    const void *k, *v;
+    enum kv_type kv_type;
+    size_t kv_row_bytes;
+    const uint32_t *first, *last; /* [n_q] within this chunk, <= KV_CHUNK_MAX_TOKENS */
+    float *m, *l, *acc;
+};
+#define KV_CHUNK_MAX_TOKENS 256
+
+struct kernels {
+    enum kernel_isa isa;
+
+    enum act_format act_format[TENSOR_TYPE_COUNT];                  /* what each weight type multiplies with */
+    void (*act_pack[4])(const float *x, uint32_t n, void *out);     /* by act_format: one row */
+    void (*matmul[TENSOR_TYPE_COUNT])(const struct matmul_args *a); /* NULL: type not supported */
+    void (*dequant[TENSOR_TYPE_COUNT])(const void *row, uint32_t n, float *out); /* embedding rows; n whole blocks */
+
+    /* out[i] = x[i] * w[i] / sqrt(mean(x^2) + eps); out may be x */
+    void (*rms_norm)(const float *x, const float *w, uint32_t n, float eps, float *out);
+    /* x[0..n) rotated in place: pairs (2i,2i+1) or (i, i+n_rot/2); cos, sin [n_rot/2] */
+    void (*rope)(float *x, const float *cos, const float *sin, uint32_t n_rot, bool adjacent);
+    /* gate[i] = silu(gate[i]) * up[i] */
+    void (*silu_mul)(float *gate, const float *up, uint32_t n);
+    /* x[i] += y[i] * scale */
+    void (*add_scaled)(float *x, const float *y, float scale, uint32_t n);
+    /* one row of n floats into the cache's type */
+    void (*kv_store[KV_TYPE_COUNT])(const float *x, uint32_t n, void *out);
+    void (*attention)(const struct attn_args *a);
+};
+
+/* Bytes of one packed activation row / one KV row (n: a multiple of 32 for the quantised forms). */
+size_t act_row_bytes(enum act_format f, uint32_t n);
+size_t kv_row_bytes(enum kv_type t, uint32_t n);
+
+/* The table for this machine, capped by WEIR_ISA (an unknown name is an error that lists the levels). Built once;
+ * thread-safe. */
+const struct kernels *kernels_get(struct err *e);
+
+/* The table at exactly this level, or NULL if the machine (or this build) lacks it. For the checker. */
+const struct kernels *kernels_at(enum kernel_isa isa);
+const char *kernel_isa_name(enum kernel_isa isa);
+bool kernel_isa_parse(const char *name, enum kernel_isa *out);
+
+/* "AMD EPYC ...: avx2 avx512 vnni bf16", for bench and inspect. Static text. */
+const char *kernel_cpu_description(void);
+
+#endif

@@ -1,0 +1,135 @@
+/* The scheduler: an object that is told what happened and answers what to do.
+ *
+ *   sched_submit(s, request, now)     a request arrived: queued, or refused at once with the reason
+ *   sched_cancel(s, id, now)          its client went away
+ *   sched_plan(s, now, &plan)         what to run in the next step
+ *   sched_commit(s, plan, out, now)   what happened, how long it took
+ *
+ * Pure: no clock, no thread, no I/O, no allocation after sched_create. Time comes in with each call, in seconds of any
+ * origin, and must not go backwards. One owner. The live engine and the simulator drive this very object, so what a
+ * replay shows is what the server does. At most one plan is out at a time: plan, run, commit, plan, ... Submitting and
+ * cancelling in between is allowed; a cancelled sequence of a plan that is out keeps its chunks until the commit.
+ *
+ * Every submitted request ends in exactly one terminal state: SCHED_FINISHED, SCHED_REFUSED, SCHED_CANCELLED or
+ * SCHED_FAILED. Terminal events are handed out by sched_next_event; a request's chunks are free (or cached) before its
+ * event is visible.
+ *
+ * The scheduler never sees text or tokens: only lengths, and a chain hash for each full chunk (policy/prefix.h), so
+ * that the same object runs on traces.
+ */
+#ifndef WEIR_POLICY_SCHED_H
+#define WEIR_POLICY_SCHED_H
+
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct sched; /* opaque */
+
+struct sched_config {
+    uint32_t chunk_tokens;    /* tokens a KV chunk holds */
+    uint32_t n_chunks;        /* of the pool */
+    uint32_t max_running;     /* sequences in a step */
+    uint32_t max_queued;      /* waiting requests; one more is refused (SCHED_REFUSED_QUEUE_FULL) */
+    uint32_t max_step_tokens; /* rows in a step */
+    uint32_t max_context;     /* prompt + output tokens of one sequence */
+    bool prefix_cache;        /* share and keep chunks of equal prefixes */
+    const char *policy;       /* name of the pipeline; NULL: the default */
+};
+
+struct sched_request {
+    uint64_t id;                  /* unique among live requests; never 0 */
+    uint32_t n_prompt;            /* tokens, >= 1 */
+    uint32_t max_new_tokens;      /* >= 1; the output ends there at the latest */
+    const uint64_t *chunk_hashes; /* [n_prompt / chunk_tokens]: chain hash of each full prompt chunk; copied */
+    uint32_t n_prompt_logits; /* leading prompt tokens that must be computed, not taken from the cache, because their
+                                 logits are wanted (echoed logprobs); 0 usually */
+    int32_t priority;         /* smaller first; 0 by default */
+    uint64_t key;             /* whose request it is (hash of the API key); for fairness */
+};
+
+enum sched_state { SCHED_QUEUED, SCHED_RUNNING, SCHED_FINISHED, SCHED_REFUSED, SCHED_CANCELLED, SCHED_FAILED };
+
+enum sched_reason {
+    SCHED_REASON_NONE,
+    SCHED_REFUSED_TOO_LONG,   /* prompt + 1 passes max_context */
+    SCHED_REFUSED_NEVER_FITS, /* needs more chunks than the pool has */
+    SCHED_REFUSED_QUEUE_FULL, /* retry_after_s says when */
+    SCHED_FAILED_DEVICE,      /* the step that it was in failed */
+};
+
+struct sched_event {
+    uint64_t id;
+    enum sched_state state; /* terminal */
+    enum sched_reason reason;
+    double retry_after_s; /* for refusals that pass: a prediction */
+};
+
+struct plan_seq {
+    uint64_t id;
+    uint32_t n_past;        /* tokens whose keys and values are in the chunks */
+    uint32_t n_tokens;      /* rows to run now: positions n_past .. n_past + n_tokens - 1 */
+    bool samples;           /* the last row's logits give a new token */
+    const uint32_t *chunks; /* chunk table, covers n_past + n_tokens tokens; valid until the commit */
+    uint32_t n_chunks;
+};
+
+struct plan_copy {
+    uint32_t src, dst, n_tokens; /* before the step */
+};
+
+struct plan {
+    const struct plan_seq *seqs; /* owned by the scheduler, valid until the commit */
+    uint32_t n_seqs, n_tokens;
+    const struct plan_copy *copies;
+    uint32_t n_copies;
+    double predicted_bytes, predicted_s; /* 0 while the scheduler has no traffic model */
+};
+
+/* For each sequence of the plan, in its order. */
+struct seq_outcome {
+    bool sampled;               /* a token was produced (plan said samples, and the request goes on or ends with it) */
+    bool finished;              /* it was the last: stop token, stop string, length */
+    const uint64_t *new_hashes; /* chain hashes of the chunks that became full by this step's rows, in order ... */
+    uint32_t n_new_hashes;      /* ... beyond those known from the prompt; 0 if the caller does not track them */
+};
+
+struct sched_outcome {
+    const struct seq_outcome *seqs; /* [plan.n_seqs] */
+    bool failed;                    /* the device failed: all sequences of the plan end SCHED_FAILED */
+    double seconds;                 /* how long the step took */
+    double bytes;                   /* what it moved, counted by the device; 0 if unknown */
+};
+
+struct sched_stats {
+    uint32_t n_queued, n_running;
+    uint32_t chunks_total, chunks_free, chunks_active, chunks_cached; /* the last three add up to the first */
+    uint64_t n_submitted, n_finished, n_refused, n_cancelled, n_failed, n_preemptions;
+    uint64_t prompt_tokens, generated_tokens, recomputed_tokens;
+    uint64_t prefix_query_tokens, prefix_hit_tokens;
+    uint64_t n_evicted_chunks, n_steps;
+};
+
+int sched_create(struct sched **out, const struct sched_config *c, struct err *e);
+void sched_destroy(struct sched *s);
+
+/* 0: queued. Else refused: WEIR_EINVAL/WEIR_ELIMIT/WEIR_EBUSY with *refusal filled and nothing kept (no event follows).
+ */
+int sched_submit(struct sched *s, const struct sched_request *r, double now_s, struct sched_event *refusal);
+
+/* The id may be unknown or ended already: then nothing happens. A SCHED_CANCELLED event follows otherwise. */
+void sched_cancel(struct sched *s, uint64_t id, double now_s);
+
+/* False when there is nothing to run now. */
+bool sched_plan(struct sched *s, double now_s, struct plan *out);
+void sched_commit(struct sched *s, const struct plan *p, const struct sched_outcome *o, double now_s);
+
+bool sched_next_event(struct sched *s, struct sched_event *out);
+void sched_stats(const struct sched *s, struct sched_stats *out);
+
+/* Aborts on a broken invariant: leaked, double-owned or wrongly shared chunks, sums that do not add up. O(everything):
+ * for tests and debug builds. */
+void sched_check(const struct sched *s);
+
+#endif
