@@ -9,13 +9,16 @@
 
 void *mem_array(size_t n, size_t size)
 {
-    return calloc(n ? n : 1, size ? size : 1);
+    size_t bytes;
+    if (__builtin_mul_overflow(n, size, &bytes) || bytes > PTRDIFF_MAX)
+        return NULL; /* here, since sanitised callocs abort */
+    return calloc(bytes ? bytes : 1, 1);
 }
 
 void *mem_resize(void *p, size_t n, size_t size)
 {
     size_t bytes;
-    if (__builtin_mul_overflow(n, size, &bytes))
+    if (__builtin_mul_overflow(n, size, &bytes) || bytes > PTRDIFF_MAX)
         return NULL;
     return realloc(p, bytes ? bytes : 1);
 }
