@@ -24,6 +24,7 @@ class RopeScaling:
     original_ctx: int = 0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
+    attn_factor: float = 1.0  # yarn: times its own 1 + 0.1 ln(factor)
 
 
 @dataclass
@@ -165,6 +166,8 @@ def metadata(s, name, file_type):
         m[f"{a}.rope.scaling.factor"] = float(s.rope.factor)
     if s.rope.kind == "yarn":
         m[f"{a}.rope.scaling.original_context_length"] = s.rope.original_ctx
+        if s.rope.attn_factor != 1:
+            m[f"{a}.rope.scaling.attn_factor"] = float(s.rope.attn_factor)
     if s.experts:
         m[f"{a}.expert_count"] = s.experts
         m[f"{a}.expert_used_count"] = s.experts_used
