@@ -67,7 +67,8 @@ NUMPY_MODELS.update({
     "mixed-q4_k_m": (replace(TYPE_SHAPE, layers=2, tied=False), "Q4_K_M"),
     "qwen2-q8_0": (Shape("qwen2", **WIDE, **QWEN, tied=True), "Q8_0"),
     "qwen2-q4_k": (Shape("qwen2", **WIDE, **QWEN, tied=True), "Q4_K"),
-    "mixtral-q8_0": (Shape("llama", **{**WIDE, "embd": 128, "head_dim": 32}, **{**WIDE_EXPERTS, "expert_ff": 96}), "Q8_0"),
+    "mixtral-q8_0": (Shape("llama", **{**WIDE, "embd": 128, "head_dim": 32},
+                           **{**WIDE_EXPERTS, "expert_ff": 96}), "Q8_0"),
     "qwen3moe-q4_k": (Shape("qwen3moe", **WIDE, **QWEN, **WIDE_EXPERTS, tied=True), "Q4_K"),
 })
 
