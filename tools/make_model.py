@@ -117,7 +117,7 @@ def shape_of(args):
     s = replace(s, **given)
     if args.head_dim is None and (args.embd or args.heads) and s.embd % s.heads == 0:
         s = replace(s, head_dim=s.embd // s.heads)
-    if s.experts and not s.expert_ff:
+    if s.experts and args.expert_ff is None and (not s.expert_ff or (args.ff and s.arch == "llama")):
         s = replace(s, expert_ff=s.ff)
     if args.rope_scaling:
         s = replace(s, rope=model_spec.RopeScaling(args.rope_scaling, 4.0))

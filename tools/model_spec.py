@@ -149,7 +149,8 @@ def metadata(s, name, file_type):
         f"{a}.block_count": s.layers,
         f"{a}.context_length": s.ctx,
         f"{a}.embedding_length": s.embd,
-        f"{a}.feed_forward_length": s.ff,
+        # Mixtral has no other width than its experts'; Qwen3 MoE names both.
+        f"{a}.feed_forward_length": s.expert_ff if s.experts and a == "llama" else s.ff,
         f"{a}.attention.head_count": s.heads,
         f"{a}.attention.head_count_kv": s.kv_heads,
         f"{a}.attention.key_length": s.head_dim,

@@ -223,6 +223,7 @@ class Models(unittest.TestCase):
         self.assertEqual(r.version, 2)
         self.assertEqual((m["llama.expert_count"], m["llama.expert_used_count"]), (3, 2))
         self.assertEqual(r.tensors["blk.1.ffn_down.2.weight"].shape, (256, 64))
+        self.assertEqual(m["llama.feed_forward_length"], 64)
         self.assertEqual(m["llama.rope.scaling.type"], "yarn")
         self.assertEqual(m["llama.rope.scaling.original_context_length"], 512)
         self.assertEqual(m["llama.attention.key_length"], 32)
