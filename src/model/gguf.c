@@ -348,7 +348,7 @@ static int read_part(struct gguf *g, struct part *p, struct err *e)
         if (!grown || !offsets)
             fail = err_set(e, WEIR_ENOMEM, "no memory for %" PRIu64 " tensors", p->n_tensors);
     }
-    struct gguf_tensor *mine = g->tensors + g->n_tensors;
+    struct gguf_tensor *mine = fail ? NULL : g->tensors + g->n_tensors;
     for (uint64_t i = 0; !fail && i < p->n_tensors; i++) {
         mine[i] = (struct gguf_tensor){0};
         fail = read_tensor_info(&r, &mine[i], &offsets[i]);
