@@ -1,0 +1,307 @@
+#include "policy/predict.h"
+
+#include "base/hash.h"
+#include "base/mem.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* --- output length ---------------------------------------------------------------------------------------------- */
+
+/* Four buckets an octave from 1 to 2^20 tokens: a bucket's width is 19 % of its length. */
+#define PER_OCTAVE 4
+#define N_BUCKETS (20 * PER_OCTAVE + 1)
+#define SHRINKAGE 12.0 /* observations at risk that the parent's hazard counts as */
+
+/* at_risk[i]: observations that reached bucket i; ended[i]: those that ended in it. */
+struct curve {
+    uint64_t id; /* 0: free */
+    float at_risk[N_BUCKETS], ended[N_BUCKETS];
+};
+
+enum { LEVEL_ALL, LEVEL_PROMPT, LEVEL_LIMIT, LEVEL_KEY, N_LEVELS };
+
+static const double coverage_levels[LENGTH_N_LEVELS] = {0.5, 0.8, 0.9, 0.95};
+
+struct length_predictor {
+    struct curve all;
+    struct curve *special; /* [n_classes], direct-mapped by class id */
+    uint32_t n_classes;
+    float keep; /* weight left of an old observation when a new one of its class comes */
+    double prior_hazard_per_token;
+    uint64_t covered[LENGTH_N_LEVELS], n_observed;
+};
+
+/* Bucket i holds lengths from first_of(i) to first_of(i + 1) - 1. */
+static uint32_t first_of(uint32_t i)
+{
+    return (uint32_t)ceil(exp2((double)i / PER_OCTAVE));
+}
+
+static uint32_t bucket_of(uint32_t n)
+{
+    if (n < 2)
+        return 0;
+    uint32_t i = (uint32_t)(log2((double)n) * PER_OCTAVE);
+    while (i + 1 < N_BUCKETS && first_of(i + 1) <= n)
+        i++;
+    while (i > 0 && first_of(i) > n)
+        i--;
+    return i < N_BUCKETS ? i : N_BUCKETS - 1;
+}
+
+static uint64_t class_id(const struct length_class *c, int level)
+{
+    uint64_t prompt = bucket_of(c->n_prompt) / (2 * PER_OCTAVE); /* a factor of four */
+    uint64_t limit = bucket_of(c->max_new_tokens) / (2 * PER_OCTAVE);
+    uint64_t id = (uint64_t)level << 32 | prompt << 16;
+    if (level >= LEVEL_LIMIT)
+        id |= limit;
+    id = hash_u64(id + 1);
+    if (level == LEVEL_KEY)
+        id = hash_u64(id ^ c->key);
+    return id ? id : 1;
+}
+
+int length_predictor_create(struct length_predictor **out, const struct length_predictor_config *c, struct err *e)
+{
+    struct length_predictor *p = mem_array(1, sizeof *p);
+    uint32_t n = c->n_classes ? c->n_classes : 4096;
+    struct curve *special = mem_array(n, sizeof *special);
+    if (!p || !special) {
+        free(p);
+        free(special);
+        return err_set(e, WEIR_ENOMEM, "no memory for %u classes of the length predictor", n);
+    }
+    p->special = special;
+    p->n_classes = n;
+    p->keep = (float)exp2(-1 / (c->half_life > 0 ? c->half_life : 2000));
+    p->prior_hazard_per_token = 1 / (c->prior_mean_tokens > 1 ? c->prior_mean_tokens : 256);
+    *out = p;
+    return 0;
+}
+
+void length_predictor_destroy(struct length_predictor *p)
+{
+    if (!p)
+        return;
+    free(p->special);
+    free(p);
+}
+
+/* The class's curve, or NULL if none is kept (claim: take the slot over). */
+static struct curve *find_curve(const struct length_predictor *p, const struct length_class *c, int level, bool claim)
+{
+    union {
+        const struct length_predictor *in;
+        struct length_predictor *out;
+    } self = {.in = p};
+    if (level == LEVEL_ALL)
+        return &self.out->all;
+    uint64_t id = class_id(c, level);
+    struct curve *curve = &p->special[id % p->n_classes];
+    if (curve->id != id) {
+        if (!claim)
+            return NULL;
+        memset(curve, 0, sizeof *curve);
+        curve->id = id;
+    }
+    return curve;
+}
+
+static void observe_curve(struct curve *c, uint32_t bucket, bool censored, float keep)
+{
+    for (uint32_t i = 0; i < N_BUCKETS; i++) {
+        c->at_risk[i] *= keep;
+        c->ended[i] *= keep;
+    }
+    /* A censored output says nothing about the bucket in which it was cut. */
+    for (uint32_t i = 0; i < bucket; i++)
+        c->at_risk[i] += 1;
+    if (!censored) {
+        c->at_risk[bucket] += 1;
+        c->ended[bucket] += 1;
+    }
+}
+
+/* The class's hazard by bucket: the chance that an output which reaches bucket i ends in it. */
+static void hazards(const struct length_predictor *p, const struct length_class *c, uint32_t from,
+                    double out[N_BUCKETS])
+{
+    for (uint32_t i = from; i < N_BUCKETS; i++) {
+        double width = (double)first_of(i + 1) - (double)first_of(i);
+        out[i] = 1 - exp(-p->prior_hazard_per_token * width);
+    }
+    int last = c->key ? LEVEL_KEY : LEVEL_LIMIT;
+    for (int level = LEVEL_ALL; level <= last; level++) {
+        const struct curve *curve = find_curve(p, c, level, false);
+        for (uint32_t i = from; curve && i < N_BUCKETS; i++)
+            out[i] = ((double)curve->ended[i] + SHRINKAGE * out[i]) / ((double)curve->at_risk[i] + SHRINKAGE);
+    }
+}
+
+/* Within a bucket lengths are taken as uniform: of bucket `from` only the part from n_so_far on is left. */
+static double left_of_bucket(uint32_t i, uint32_t n_so_far)
+{
+    double first = (double)first_of(i), end = (double)first_of(i + 1);
+    return end > first ? (end - fmax(first, (double)n_so_far)) / (end - first) : 0;
+}
+
+uint32_t length_quantile(const struct length_predictor *p, const struct length_class *c, uint32_t n_so_far, double q)
+{
+    assert(q > 0 && q < 1);
+    if (n_so_far >= c->max_new_tokens)
+        return n_so_far;
+    double h[N_BUCKETS], alive = 1;
+    uint32_t from = bucket_of(n_so_far);
+    hazards(p, c, from, h);
+    for (uint32_t i = from; i < N_BUCKETS; i++) {
+        double share = i == from ? left_of_bucket(i, n_so_far) : 1;
+        double dies = alive * h[i] * share / (1 - h[i] * (1 - share));
+        if (1 - (alive - dies) >= q) {
+            double first = fmax((double)first_of(i), (double)n_so_far), end = (double)first_of(i + 1);
+            double into = (q - (1 - alive)) / dies;
+            double n = ceil(first + into * (end - 1 - first));
+            return n < (double)c->max_new_tokens ? (uint32_t)fmax(n, (double)n_so_far) : c->max_new_tokens;
+        }
+        alive -= dies;
+        if (first_of(i + 1) >= c->max_new_tokens)
+            break;
+    }
+    return c->max_new_tokens;
+}
+
+double length_expected(const struct length_predictor *p, const struct length_class *c, uint32_t n_so_far)
+{
+    if (n_so_far >= c->max_new_tokens)
+        return (double)n_so_far;
+    double h[N_BUCKETS], alive = 1, sum = 0, cap = (double)c->max_new_tokens;
+    uint32_t from = bucket_of(n_so_far);
+    hazards(p, c, from, h);
+    for (uint32_t i = from; i < N_BUCKETS && (double)first_of(i) < cap; i++) {
+        double share = i == from ? left_of_bucket(i, n_so_far) : 1;
+        double dies = alive * h[i] * share / (1 - h[i] * (1 - share));
+        double first = fmax((double)first_of(i), (double)n_so_far), end = (double)first_of(i + 1) - 1;
+        sum += dies * fmin(cap, (first + fmax(first, end)) / 2);
+        alive -= dies;
+    }
+    return fmin(cap, fmax((double)n_so_far, sum + alive * cap)); /* against rounding */
+}
+
+void length_observe(struct length_predictor *p, const struct length_class *c, uint32_t n_tokens, bool censored)
+{
+    uint32_t bucket = bucket_of(n_tokens);
+    if (!censored) {
+        for (int k = 0; k < LENGTH_N_LEVELS; k++)
+            p->covered[k] += n_tokens <= length_quantile(p, c, 0, coverage_levels[k]);
+        p->n_observed++;
+    }
+    int last = c->key ? LEVEL_KEY : LEVEL_LIMIT;
+    for (int level = LEVEL_ALL; level <= last; level++)
+        observe_curve(find_curve(p, c, level, true), bucket, censored, p->keep);
+}
+
+void length_coverage(const struct length_predictor *p, double out[LENGTH_N_LEVELS])
+{
+    for (int k = 0; k < LENGTH_N_LEVELS; k++)
+        out[k] = p->n_observed ? (double)p->covered[k] / (double)p->n_observed : 0;
+}
+
+/* --- continuation ----------------------------------------------------------------------------------------------- */
+
+/* Priors: half of all conversations go on, after about a minute (a factor of e^1.5 around it), each worth a few
+ * observations; and old observations fade with a half-life of 5,000. */
+#define PRIOR_WEIGHT 4.0
+#define PRIOR_CONTINUE 0.5
+#define PRIOR_LN_GAP 4.1
+#define PRIOR_SIGMA 1.5
+#define KEEP 0.99986
+
+void continuation_init(struct continuation_predictor *p)
+{
+    *p = (struct continuation_predictor){
+        .gap_weight = PRIOR_WEIGHT, .gap_mean = PRIOR_LN_GAP, .gap_m2 = PRIOR_WEIGHT * PRIOR_SIGMA * PRIOR_SIGMA};
+}
+
+static uint32_t turn_class(uint32_t turns)
+{
+    assert(turns >= 1);
+    return turns < CONTINUE_MAX_TURNS ? turns - 1 : CONTINUE_MAX_TURNS - 1;
+}
+
+/* The frequency over all turn counts is what the few of one turn count are shrunk to. */
+static double base_probability(const struct continuation_predictor *p, uint32_t turns)
+{
+    double ended = 0, returned = 0;
+    for (uint32_t i = 0; i < CONTINUE_MAX_TURNS; i++) {
+        ended += p->n_ended[i];
+        returned += p->n_returned[i];
+    }
+    double all = (returned + PRIOR_WEIGHT * PRIOR_CONTINUE) / (ended + PRIOR_WEIGHT);
+    uint32_t i = turn_class(turns);
+    return (p->n_returned[i] + 4 * PRIOR_WEIGHT * all) / (p->n_ended[i] + 4 * PRIOR_WEIGHT);
+}
+
+static double gap_survival(const struct continuation_predictor *p, double idle_s)
+{
+    if (idle_s <= 0)
+        return 1;
+    double sigma = sqrt(p->gap_m2 / p->gap_weight);
+    return 0.5 * erfc((log(idle_s) - p->gap_mean) / (fmax(sigma, 0.05) * sqrt(2)));
+}
+
+double continuation_probability(const struct continuation_predictor *p, uint32_t turns, double idle_s)
+{
+    double base = base_probability(p, turns), s = gap_survival(p, idle_s);
+    return base * s / (base * s + 1 - base);
+}
+
+double continuation_horizon_s(const struct continuation_predictor *p, uint32_t turns, double p_min)
+{
+    double low = 1e-3, high = 1e8;
+    if (continuation_probability(p, turns, low) <= p_min)
+        return 0;
+    for (int i = 0; i < 64; i++) {
+        double mid = sqrt(low * high);
+        if (continuation_probability(p, turns, mid) > p_min)
+            low = mid;
+        else
+            high = mid;
+    }
+    return high;
+}
+
+static void decided(struct continuation_predictor *p, uint32_t turns, bool returned)
+{
+    double miss = continuation_probability(p, turns, 0) - (returned ? 1 : 0);
+    p->brier_sum += miss * miss;
+    p->brier_n++;
+    uint32_t i = turn_class(turns);
+    p->n_ended[i] = p->n_ended[i] * KEEP + 1;
+    p->n_returned[i] = p->n_returned[i] * KEEP + (returned ? 1 : 0);
+}
+
+void continuation_returned(struct continuation_predictor *p, uint32_t turns, double gap_s)
+{
+    decided(p, turns, true);
+    double x = log(fmax(gap_s, 1e-3));
+    p->gap_weight = p->gap_weight * KEEP + 1;
+    p->gap_m2 *= KEEP;
+    double d = x - p->gap_mean;
+    p->gap_mean += d / p->gap_weight;
+    p->gap_m2 += d * (x - p->gap_mean);
+}
+
+void continuation_expired(struct continuation_predictor *p, uint32_t turns, double idle_s)
+{
+    /* Somebody who was watched for a second has not left: only a wait that most returns would have ended counts. */
+    if (gap_survival(p, idle_s) < 0.5)
+        decided(p, turns, false);
+}
+
+double continuation_brier(const struct continuation_predictor *p)
+{
+    return p->brier_n ? p->brier_sum / (double)p->brier_n : 0;
+}
