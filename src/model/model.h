@@ -17,6 +17,16 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* Bounds: what a file may ask for. Far above any released model, low enough that no product of two overflows. */
+#define MODEL_MAX_LAYERS 1024
+#define MODEL_MAX_EMBD (1u << 17)
+#define MODEL_MAX_FF (1u << 20)
+#define MODEL_MAX_HEADS 1024
+#define MODEL_MAX_HEAD_DIM 512
+#define MODEL_MAX_VOCAB (1u << 22)
+#define MODEL_MAX_EXPERTS 1024
+#define MODEL_MAX_CONTEXT (1u << 24)
+
 enum model_arch { ARCH_LLAMA, ARCH_QWEN2, ARCH_QWEN3, ARCH_QWEN3MOE };
 
 enum rope_layout {
