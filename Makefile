@@ -31,7 +31,7 @@ PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 
 WARN   := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wcast-qual \
           -Wwrite-strings -Wvla -Werror
-OPT    := $(if $(DEBUG),-O1 -DWEIR_DEBUG=1,-O2) $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -DWEIR_DEBUG=1)
+OPT    := -ffp-contract=off $(if $(DEBUG),-O1 -DWEIR_DEBUG=1,-O2) $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -DWEIR_DEBUG=1)
 CFLAGS += -std=c17 -D_GNU_SOURCE -g -fno-omit-frame-pointer -pthread $(OPT) $(WARN) -Isrc -I$(B)/gen $(PKG_CFLAGS) \
           -DWEIR_VERSION='"$(VERSION)"'
 LDLIBS += $(PKG_LIBS) -lm -pthread
@@ -41,7 +41,7 @@ LDFLAGS += $(if $(SAN),-fsanitize=$(SAN)) -pthread
 ARCH := $(shell uname -m)
 ISA_avx2   := -mavx2 -mfma -mf16c -mbmi2
 ISA_avx512 := $(ISA_avx2) -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512cd -mprefer-vector-width=512
-ISA_vnni   := $(ISA_avx512) -mavx512vnni -mavx512vbmi
+ISA_vnni   := $(ISA_avx512) -mavx512vnni
 ISA_bf16   := $(ISA_vnni) -mavx512bf16
 ISA_amx    := $(ISA_bf16) -mamx-tile -mamx-int8 -mamx-bf16
 

@@ -8,6 +8,17 @@
  * number of threads may run them on disjoint outputs. Sizes are elements unless a name ends in _bytes. Inputs are
  * finite; rows of quantised types are whole blocks. Activations are float32 [n_tokens][n] and are packed once per
  * product into the form that the weight type multiplies with (act_pack), then shared by all threads.
+ *
+ * Order of summation. y[t][r] depends on weight row r and activation row t alone: not on the other rows and tokens of
+ * the call. Moreover it is the same to the last bit at every level below bf16, which makes ref/ an exact
+ * specification:
+ *   blocks of 32  the products of a block are summed in integers, exactly; block b is then added to chain b % 4 by one
+ *                 fused multiply-add with the product of the two scales (a second one adds the min); every 4,096
+ *                 columns the four chains are added as (c0 + c1) + (c2 + c3), and these sums in ascending order;
+ *   K types       a super-block is summed in integers, scales of sub-blocks included, and added by one fused
+ *                 multiply-add (a second one subtracts the mins); one chain in ascending order;
+ *   floats        element i goes to chain i % 16 by a fused multiply-add; then chains i and i + 8, + 4, + 2, + 1.
+ * BF16 weights from level bf16 on multiply with bfloat16 activations, in the processor's own order of pairs.
  */
 #ifndef WEIR_KERNEL_KERNEL_H
 #define WEIR_KERNEL_KERNEL_H
@@ -26,7 +37,8 @@ enum act_format {
     ACT_F32,  /* float32 as it is */
     ACT_BF16, /* bfloat16, round to nearest even */
     ACT_Q8,   /* blocks of 32: see struct act_q8 in kernel/blocks.h */
-    ACT_Q8K,  /* blocks of 256, with sums of 16: for K-quants */
+    ACT_Q8K,  /* blocks of 256, with sums of 16: for K types; struct act_q8k */
+    ACT_FORMAT_COUNT,
 };
 
 /* y[t][r] = sum_c w[r][c] * x[t][c], for r in [0, n_rows), t in [0, n_tokens). */
@@ -34,8 +46,8 @@ struct matmul_args {
     const void *w; /* first of n_rows rows of the weight type */
     size_t w_row_bytes;
     uint32_t n_rows, n_cols; /* n_cols: a multiple of the type's block */
-    const void *x;           /* packed rows, x_row_bytes apart, in the format of this weight type */
-    size_t x_row_bytes;
+    const void *x;           /* packed rows in the format of this weight type; aligned to 4 bytes, best to 64 */
+    size_t x_row_bytes;      /* their distance: act_row_bytes() or more */
     uint32_t n_tokens;
     float *y; /* y[t * y_stride + r] */
     size_t y_stride;
@@ -51,7 +63,7 @@ enum kv_type { KV_F16, KV_Q8_0, KV_TYPE_COUNT };
  * exponentials, acc[n_q][head_dim] weighted values, not yet divided by l. */
 struct attn_args {
     const float *q;
-    uint32_t n_q, head_dim;
+    uint32_t n_q, head_dim; /* head_dim: <= ATTN_MAX_HEAD_DIM; for Q8_0 a multiple of 32 */
     const void *k, *v;
     enum kv_type kv_type;
     size_t kv_row_bytes;
@@ -59,13 +71,14 @@ struct attn_args {
     float *m, *l, *acc;
 };
 #define KV_CHUNK_MAX_TOKENS 256
+#define ATTN_MAX_HEAD_DIM 512
 
 struct kernels {
     enum kernel_isa isa;
 
-    enum act_format act_format[TENSOR_TYPE_COUNT];                  /* what each weight type multiplies with */
-    void (*act_pack[4])(const float *x, uint32_t n, void *out);     /* by act_format: one row */
-    void (*matmul[TENSOR_TYPE_COUNT])(const struct matmul_args *a); /* NULL: type not supported */
+    enum act_format act_format[TENSOR_TYPE_COUNT]; /* what each weight type multiplies with */
+    void (*act_pack[ACT_FORMAT_COUNT])(const float *x, uint32_t n, void *out);   /* by act_format: one row */
+    void (*matmul[TENSOR_TYPE_COUNT])(const struct matmul_args *a);              /* NULL: type not supported */
     void (*dequant[TENSOR_TYPE_COUNT])(const void *row, uint32_t n, float *out); /* embedding rows; n whole blocks */
 
     /* out[i] = x[i] * w[i] / sqrt(mean(x^2) + eps); out may be x */
@@ -81,7 +94,8 @@ struct kernels {
     void (*attention)(const struct attn_args *a);
 };
 
-/* Bytes of one packed activation row / one KV row (n: a multiple of 32 for the quantised forms). */
+/* Bytes of one packed activation row (a multiple of 64) / of one KV row. n: a multiple of the quantised form's block
+ * (32; 256 for ACT_Q8K). */
 size_t act_row_bytes(enum act_format f, uint32_t n);
 size_t kv_row_bytes(enum kv_type t, uint32_t n);
 

@@ -1,0 +1,19 @@
+/* What the x86 kernel files offer to the dispatch. Each init replaces the entries that its level does better. */
+#ifndef WEIR_KERNEL_X86_X86_H
+#define WEIR_KERNEL_X86_X86_H
+
+#include "kernel/kernel.h"
+
+#if defined __x86_64__
+#define WEIR_KERNELS_X86 1
+
+/* The highest level that processor and operating system (XGETBV) support; the processor's name into model. */
+enum kernel_isa x86_detect(char *model, size_t model_bytes);
+
+void kernels_init_avx2(struct kernels *k);
+void kernels_init_avx512(struct kernels *k);
+void kernels_init_vnni(struct kernels *k);
+void kernels_init_bf16(struct kernels *k);
+
+#endif
+#endif
