@@ -1,0 +1,297 @@
+#include "policy/calibrate.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#define CLIP_DEVIATIONS 3.0
+#define BIAS_RATE 0.1
+#define BIAS_CHANGED 1.0     /* four clipped innovations on one side in a row, or more that are smaller */
+#define REOPEN_VARIANCE 0.16 /* of log time, common to all parameters: a factor of 1.5 */
+#define REOPEN_SINGLE_VARIANCE 0.01
+#define LEAST_GAIN 0.02 /* of what is measured: loads known better than that against the noise learn no less */
+#define NOISE_START 0.0064
+#define NOISE_MIN 2.5e-5 /* 0.5 % */
+#define NOISE_MAX 0.09
+#define NOISE_RATE 0.02
+#define MAX_MOVE 1.5 /* of a log parameter in one update */
+
+const double calibrate_abs_bounds[CALIBRATE_ABS_BUCKETS - 1] = {0.005, 0.01, 0.02, 0.035, 0.05, 0.075,
+                                                                0.1,   0.2,  0.3,  0.5,   1.0};
+const double calibrate_signed_bounds[CALIBRATE_SIGNED_BUCKETS - 1] = {-0.5, -0.3, -0.2, -0.1, -0.05, -0.02, -0.01, 0,
+                                                                      0.01, 0.02, 0.05, 0.1,  0.2,   0.3,   0.5};
+
+/* ---- start ---- */
+
+/* Correlation of two knots of the curve: halves about every two doublings of rows. */
+static double knot_correlation(int i, int j)
+{
+    return exp(-fabs((double)(i - j)) / 3.0);
+}
+
+void calibrate_init(struct calibration *c, const struct traffic_model *m, const struct calibrate_prior *p)
+{
+    assert(p->bytes_per_s > 0 && p->matmul_flops_per_s > 0);
+    memset(c, 0, sizeof *c);
+    c->model = *m;
+    c->noise = NOISE_START;
+    double attention = p->attention_flops_per_s > 0 ? p->attention_flops_per_s : p->matmul_flops_per_s;
+    c->log_param[CALIBRATE_FIXED] = log(p->fixed_s > 0 ? p->fixed_s : 1e-5);
+    c->log_param[CALIBRATE_SEQ] = log(p->seq_s > 0 ? p->seq_s : 1e-7);
+    c->log_param[CALIBRATE_BYTE] = c->log_param[CALIBRATE_KV] = -log(p->bytes_per_s);
+    c->log_param[CALIBRATE_FLOP] = -log(p->matmul_flops_per_s);
+    c->log_param[CALIBRATE_ATTENTION] = -log(attention);
+
+    static const double guess_deviation[CALIBRATE_CURVE] = {2.0, 2.0, 0.7, 1.0, 0.7, 1.0};
+    const double curve_deviation = 0.6;
+    double trust = fmin(fmax(p->confidence, 0), 1), scale = 1 - 0.8 * trust;
+    for (int i = 0; i < CALIBRATE_N; i++) {
+        double sd = i < CALIBRATE_CURVE ? guess_deviation[i] : curve_deviation;
+        c->cov_max[i] = sd * sd;
+        c->cov[i][i] = sd * sd * scale * scale;
+    }
+    for (int i = 0; i < CALIBRATE_KNOTS; i++) {
+        for (int j = 0; j < CALIBRATE_KNOTS; j++) {
+            double sd = curve_deviation * scale;
+            c->cov[CALIBRATE_CURVE + i][CALIBRATE_CURVE + j] = sd * sd * knot_correlation(i, j);
+        }
+    }
+    for (int i = 0; i < CALIBRATE_N; i++)
+        c->param[i] = exp(c->log_param[i]);
+}
+
+/* ---- prediction ---- */
+
+/* curve(n) = w0 * knot k + w1 * knot k+1 */
+struct curve_at {
+    int k;
+    double w0, w1;
+};
+
+static struct curve_at curve_at(uint32_t n)
+{
+    int k = 31 - __builtin_clz(n | 1);
+    if (k >= CALIBRATE_KNOTS - 1)
+        return (struct curve_at){CALIBRATE_CURVE + CALIBRATE_KNOTS - 2, 0, 1};
+    double u = (double)(n - (1u << k)) / (double)(1u << k);
+    return (struct curve_at){CALIBRATE_CURVE + k, 1 - u, u};
+}
+
+/* Seconds of one product of n rows, and its derivatives by the logarithms of its parameters added to grad if wanted. */
+static double product_s(const struct calibration *c, uint32_t n, double bytes, double flops, double *grad)
+{
+    if (!n)
+        return 0;
+    double mem = c->param[CALIBRATE_BYTE] * bytes, op = c->param[CALIBRATE_FLOP] * flops;
+    double roof = sqrt(mem * mem + op * op);
+    struct curve_at at = curve_at(n);
+    double c0 = at.w0 * c->param[at.k], c1 = at.w1 * c->param[at.k + 1], s = (c0 + c1) * roof;
+    if (grad && roof > 0) {
+        grad[CALIBRATE_BYTE] += (c0 + c1) * mem * mem / roof;
+        grad[CALIBRATE_FLOP] += (c0 + c1) * op * op / roof;
+        grad[at.k] += c0 * roof;
+        grad[at.k + 1] += c1 * roof;
+    }
+    return s;
+}
+
+static double predict(const struct calibration *c, const struct traffic_load *l, struct calibrate_parts *parts,
+                      double *grad)
+{
+    if (!l->n_rows)
+        return 0;
+    const struct traffic_model *m = &c->model;
+    struct traffic_cost cost;
+    traffic_cost(m, l, &cost);
+    double out_bytes = l->n_outputs ? m->output_bytes : 0, out_flops = 2 * m->output_params * l->n_outputs;
+    double kv_bytes = cost.kv_read_bytes + cost.kv_write_bytes;
+
+    double fixed = c->param[CALIBRATE_FIXED], seq = c->param[CALIBRATE_SEQ] * l->n_seqs;
+    double kv = c->param[CALIBRATE_KV] * kv_bytes, att = c->param[CALIBRATE_ATTENTION] * cost.attention_flops;
+    double weights = product_s(c, l->n_rows, cost.weight_bytes - out_bytes, cost.matmul_flops - out_flops, grad) +
+                     product_s(c, l->n_outputs, out_bytes, out_flops, grad);
+    if (grad) {
+        grad[CALIBRATE_FIXED] += fixed;
+        grad[CALIBRATE_SEQ] += seq;
+        grad[CALIBRATE_KV] += kv;
+        grad[CALIBRATE_ATTENTION] += att;
+    }
+    if (parts)
+        *parts = (struct calibrate_parts){fixed + seq, weights, kv, att};
+    return fixed + seq + weights + kv + att;
+}
+
+double calibrate_predict_s(const struct calibration *c, const struct traffic_load *l)
+{
+    return predict(c, l, NULL, NULL);
+}
+
+double calibrate_predict_parts(const struct calibration *c, const struct traffic_load *l, struct calibrate_parts *parts)
+{
+    *parts = (struct calibrate_parts){0};
+    return predict(c, l, parts, NULL);
+}
+
+uint32_t calibrate_fit_tokens(const struct calibration *c, const struct traffic_load *l, uint32_t n_past,
+                              uint32_t max_tokens, double budget_s)
+{
+    uint32_t lo = 0, hi = max_tokens; /* lo fits, or is 0 */
+    while (lo < hi) {
+        uint32_t mid = hi - (hi - lo) / 2;
+        struct traffic_load with = *l;
+        traffic_add(&with, &c->model, n_past, mid, 1);
+        if (predict(c, &with, NULL, NULL) <= budget_s)
+            lo = mid;
+        else
+            hi = mid - 1;
+    }
+    return lo;
+}
+
+double calibrate_bytes_per_s(const struct calibration *c)
+{
+    return 1 / (c->param[CALIBRATE_BYTE] * c->param[CALIBRATE_CURVE]);
+}
+
+double calibrate_kv_bytes_per_s(const struct calibration *c)
+{
+    return 1 / c->param[CALIBRATE_KV];
+}
+
+double calibrate_flops_per_s(const struct calibration *c, double n_rows)
+{
+    uint32_t n = n_rows < 1 ? 1 : n_rows > 1e9 ? 1000000000 : (uint32_t)n_rows;
+    const struct traffic_model *m = &c->model;
+    double flops = 2 * n * (m->row_params + (m->n_expert ? m->expert_params * m->n_expert_used / m->n_expert : 0));
+    double s = product_s(c, n, traffic_layer_weight_bytes(m, n), flops, NULL);
+    return s > 0 ? flops / s : 0;
+}
+
+/* ---- fitting ---- */
+
+/* ph = P h; returns h' P h. */
+static double spread(const struct calibration *c, const double *h, double *ph)
+{
+    double hph = 0;
+    for (int i = 0; i < CALIBRATE_N; i++) {
+        double s = 0;
+        for (int j = 0; j < CALIBRATE_N; j++)
+            s += c->cov[i][j] * h[j];
+        ph[i] = s;
+        hph += s * h[i];
+    }
+    return hph;
+}
+
+/* The device may have changed, most likely as a whole. No variance passes that of the start. */
+static void reopen(struct calibration *c)
+{
+    c->bias = 0;
+    c->noise = fmin(c->noise, NOISE_START);
+    c->n_reopened++;
+
+    double shrink[CALIBRATE_N];
+    for (int i = 0; i < CALIBRATE_N; i++) {
+        /* The curve multiplies byte and flop, which carry the common change already. */
+        if (i < CALIBRATE_CURVE) {
+            for (int j = 0; j < CALIBRATE_CURVE; j++)
+                c->cov[i][j] += REOPEN_VARIANCE;
+        }
+        c->cov[i][i] += REOPEN_SINGLE_VARIANCE;
+        shrink[i] = c->cov[i][i] > c->cov_max[i] ? sqrt(c->cov_max[i] / c->cov[i][i]) : 1;
+    }
+    for (int i = 0; i < CALIBRATE_N; i++) {
+        for (int j = 0; j < CALIBRATE_N; j++)
+            c->cov[i][j] *= shrink[i] * shrink[j];
+    }
+}
+
+static int bucket(const double *bounds, int n_bounds, double x)
+{
+    int i = 0;
+    while (i < n_bounds && x > bounds[i])
+        i++;
+    return i;
+}
+
+static void record(struct calibrate_errors *e, double predicted, double measured)
+{
+    double error = (predicted - measured) / measured;
+    e->n++;
+    e->signed_sum += error;
+    e->abs_sum += fabs(error);
+    e->signed_[bucket(calibrate_signed_bounds, CALIBRATE_SIGNED_BUCKETS - 1, error)]++;
+    e->abs[bucket(calibrate_abs_bounds, CALIBRATE_ABS_BUCKETS - 1, fabs(error))]++;
+}
+
+/* A leaky mean of innovations in deviations; true when so many lie on one side that the device has changed. */
+static bool changed(struct calibration *c, double deviations)
+{
+    double z = fmin(fmax(deviations, -CLIP_DEVIATIONS), CLIP_DEVIATIONS);
+    c->bias += BIAS_RATE * (z - c->bias);
+    return fabs(c->bias) > BIAS_CHANGED;
+}
+
+double calibrate_update(struct calibration *c, const struct traffic_load *l, double measured_s)
+{
+    if (!l->n_rows || !(measured_s > 0) || !isfinite(measured_s))
+        return 0;
+    double h[CALIBRATE_N] = {0}, ph[CALIBRATE_N];
+    double predicted = predict(c, l, NULL, h);
+    for (int i = 0; i < CALIBRATE_N; i++)
+        h[i] /= predicted;
+    record(&c->errors, predicted, measured_s);
+    c->n_updates++;
+
+    double innovation = log(measured_s / predicted);
+    double hph = spread(c, h, ph);
+    if (changed(c, innovation / sqrt(hph + c->noise))) {
+        reopen(c);
+        hph = spread(c, h, ph);
+    }
+    double limit = CLIP_DEVIATIONS * sqrt(hph + c->noise);
+    bool clipped = fabs(innovation) > limit;
+    c->n_clipped += clipped;
+    /* A clipped innovation counts as a noisier measurement: the further out, the less it moves. */
+    double excess = clipped ? innovation / limit : 1, noise = c->noise * excess * excess;
+    double nu = clipped ? copysign(limit, innovation) : innovation;
+    double variance = hph + noise;
+    bool certain = hph < LEAST_GAIN * noise;
+    for (int i = 0; i < CALIBRATE_N; i++) {
+        double move = ph[i] * nu / variance;
+        c->log_param[i] += fmin(fmax(move, -MAX_MOVE), MAX_MOVE);
+        c->param[i] = exp(c->log_param[i]);
+        for (int j = 0; j < CALIBRATE_N && !certain; j++)
+            c->cov[i][j] -= ph[i] * ph[j] / variance;
+        c->cov[i][i] = fmax(c->cov[i][i], 1e-12); /* rounding */
+    }
+    /* Outliers say little about the noise; only where most steps are clipped does it grow. */
+    c->noise += NOISE_RATE * ((clipped ? 2 * c->noise : fmax(nu * nu - hph, 0)) - c->noise);
+    c->noise = fmin(fmax(c->noise, NOISE_MIN), NOISE_MAX);
+    return predicted;
+}
+
+double calibrate_uncertainty(const struct calibration *c, const struct traffic_load *l)
+{
+    double h[CALIBRATE_N] = {0}, ph[CALIBRATE_N];
+    double predicted = predict(c, l, NULL, h);
+    if (!(predicted > 0))
+        return 0;
+    for (int i = 0; i < CALIBRATE_N; i++)
+        h[i] /= predicted;
+    return sqrt(fmax(spread(c, h, ph), 0) + c->noise);
+}
+
+double calibrate_error_quantile(const struct calibrate_errors *e, double q)
+{
+    if (!e->n)
+        return 0;
+    double rank = q * (double)e->n, below = 0;
+    for (int i = 0; i < CALIBRATE_ABS_BUCKETS - 1; i++) {
+        double in = (double)e->abs[i], left = i ? calibrate_abs_bounds[i - 1] : 0;
+        if (below + in >= rank && in > 0)
+            return left + (calibrate_abs_bounds[i] - left) * (rank - below) / in;
+        below += in;
+    }
+    return calibrate_abs_bounds[CALIBRATE_ABS_BUCKETS - 2];
+}

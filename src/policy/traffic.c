@@ -1,0 +1,130 @@
+#include "policy/traffic.h"
+
+#include <assert.h>
+#include <math.h>
+
+/* Rows at positions p .. p+n-1, row at q sees min(q+1, w) positions. */
+struct span {
+    double positions; /* seen by at least one row */
+    double pairs;     /* sum over rows of the positions seen */
+};
+
+static struct span span_of(double p, double n, double w)
+{
+    double growing = 0; /* rows that still see everything before them */
+    if (p < w)
+        growing = fmin(n, w - p);
+    double first_seen = fmax(0, p + 1 - w);
+    return (struct span){
+        .positions = p + n - first_seen,
+        .pairs = growing * p + growing * (growing + 1) / 2 + (n - growing) * w,
+    };
+}
+
+static void accumulate(struct traffic_load *l, const struct traffic_model *m, double sign, uint32_t n_past,
+                       uint32_t n_tokens)
+{
+    assert(n_tokens > 0);
+    struct span full = span_of(n_past, n_tokens, UINT32_MAX);
+    l->full_positions += sign * full.positions;
+    l->full_pairs += sign * full.pairs;
+    if (!m->n_layer_window)
+        return;
+    struct span near = span_of(n_past, n_tokens, m->window);
+    l->window_positions += sign * near.positions;
+    l->window_pairs += sign * near.pairs;
+}
+
+void traffic_add_many(struct traffic_load *l, const struct traffic_model *m, uint32_t n, uint32_t n_past,
+                      uint32_t n_tokens, uint32_t n_outputs)
+{
+    accumulate(l, m, n, n_past, n_tokens);
+    l->n_seqs += n;
+    l->n_rows += n * n_tokens;
+    l->n_outputs += n * n_outputs;
+}
+
+void traffic_add(struct traffic_load *l, const struct traffic_model *m, uint32_t n_past, uint32_t n_tokens,
+                 uint32_t n_outputs)
+{
+    traffic_add_many(l, m, 1, n_past, n_tokens, n_outputs);
+}
+
+void traffic_remove(struct traffic_load *l, const struct traffic_model *m, uint32_t n_past, uint32_t n_tokens,
+                    uint32_t n_outputs)
+{
+    assert(l->n_seqs >= 1 && l->n_rows >= n_tokens && l->n_outputs >= n_outputs);
+    accumulate(l, m, -1, n_past, n_tokens);
+    l->n_seqs--;
+    l->n_rows -= n_tokens;
+    l->n_outputs -= n_outputs;
+}
+
+double traffic_distinct_experts(const struct traffic_model *m, double n_rows)
+{
+    if (!m->n_expert)
+        return 0;
+    double e = m->n_expert;
+    if (m->n_expert_used >= m->n_expert)
+        return n_rows > 0 ? e : 0;
+    return e * -expm1(n_rows * log1p(-(double)m->n_expert_used / e));
+}
+
+double traffic_layer_weight_bytes(const struct traffic_model *m, double n_rows)
+{
+    double bytes = m->attention_bytes + m->ffn_bytes + m->router_bytes + m->norm_bytes;
+    if (m->n_expert)
+        bytes += m->expert_bytes * (traffic_distinct_experts(m, n_rows) / m->n_expert);
+    return bytes;
+}
+
+void traffic_cost(const struct traffic_model *m, const struct traffic_load *l, struct traffic_cost *out)
+{
+    *out = (struct traffic_cost){0};
+    if (!l->n_rows)
+        return;
+    double rows = l->n_rows, outputs = l->n_outputs;
+    double n_full = m->n_layer - m->n_layer_window, n_window = m->n_layer_window;
+
+    out->weight_bytes = traffic_layer_weight_bytes(m, rows) + rows * m->embedding_row_bytes;
+    if (outputs > 0)
+        out->weight_bytes += m->output_bytes;
+    out->kv_read_bytes = m->kv_token_bytes * (n_full * l->full_positions + n_window * l->window_positions);
+    out->kv_write_bytes = m->kv_token_bytes * m->n_layer * rows;
+    out->activation_bytes = rows * m->row_act_bytes + outputs * m->output_act_bytes;
+
+    double met = m->row_params;
+    if (m->n_expert)
+        met += m->expert_params * m->n_expert_used / m->n_expert;
+    out->matmul_flops = 2 * (rows * met + outputs * m->output_params);
+    out->attention_flops = m->pair_flops * (n_full * l->full_pairs + n_window * l->window_pairs);
+}
+
+double traffic_bytes(const struct traffic_cost *c)
+{
+    return c->weight_bytes + c->kv_read_bytes + c->kv_write_bytes;
+}
+
+double traffic_flops(const struct traffic_cost *c)
+{
+    return c->matmul_flops + c->attention_flops;
+}
+
+double traffic_resident_weight_bytes(const struct traffic_model *m)
+{
+    return m->attention_bytes + m->ffn_bytes + m->router_bytes + m->expert_bytes + m->norm_bytes + m->output_bytes +
+           m->embedding_bytes;
+}
+
+double traffic_kv_bytes(const struct traffic_model *m, double n_tokens)
+{
+    return m->kv_token_bytes * m->n_layer * n_tokens;
+}
+
+double traffic_decode_kv_bytes(const struct traffic_model *m, uint32_t n_past)
+{
+    struct traffic_load l = {0};
+    accumulate(&l, m, 1, n_past, 1);
+    return m->kv_token_bytes *
+           ((m->n_layer - m->n_layer_window) * l.full_positions + m->n_layer_window * l.window_positions + m->n_layer);
+}

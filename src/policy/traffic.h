@@ -1,0 +1,100 @@
+/* The traffic model: how many bytes a step moves, by class, and how many floating-point operations it does.
+ *
+ *   M(step) = W + sum_i KVread(i) + sum_i KVwrite(i) + A      [bytes]
+ *
+ * What is counted, each once a step, as the device counts it (struct step_traffic in device/device.h):
+ *   weights      every matrix and norm of the layers; of a mixture of experts those that at least one row is routed to;
+ *                the output matrix and its norm if any logits are wanted; one row of the embedding for each row. A tied
+ *                output is the whole embedding matrix.
+ *   KV read      for each sequence and layer, keys and values of every position that at least one of its rows sees, the
+ *                rows' own positions included. A sliding window of w: row at position p sees max(0, p-w+1) .. p.
+ *   KV written   keys and values of each row, in every layer.
+ *   activations  what flows between operations, each value written once and read once: an estimate, for it mostly
+ *                stays in caches.
+ * Multiply-adds count as two operations; attention's are those of visible (row, position) pairs only.
+ *
+ * Experts: routing is taken as uniform and independent, so B rows that choose k of E touch E (1 - (1 - k/E)^B) distinct
+ * ones on average. Real routing is less even and touches fewer.
+ *
+ * A load is a sum over sequences: adding or removing one costs O(1), and the cost of a load is O(1) whatever its size.
+ * Pure functions on the caller's memory; nothing is allocated; any thread. Bytes and operations are doubles: whole
+ * numbers are exact up to 2^53.
+ */
+#ifndef WEIR_POLICY_TRAFFIC_H
+#define WEIR_POLICY_TRAFFIC_H
+
+#include <stdint.h>
+
+/* The numbers of one model in one choice of types. model/shape.h makes it from a file or a preset. Sums run over all
+ * layers unless a name says otherwise. */
+struct traffic_model {
+    uint32_t n_layer, n_layer_window; /* n_layer_window of them look back only `window` positions */
+    uint32_t window;                  /* positions seen, the row's own included; 0 if n_layer_window is 0 */
+    uint32_t n_expert, n_expert_used; /* of each layer that has experts; 0 when dense */
+
+    double attention_bytes; /* query, key, value and output projections, their biases */
+    double ffn_bytes;       /* dense feed-forward, shared experts */
+    double router_bytes;
+    double expert_bytes;        /* all experts of all layers together */
+    double norm_bytes;          /* of the layers */
+    double output_bytes;        /* output norm and matrix, read when logits are wanted; tied: the embedding matrix */
+    double embedding_bytes;     /* whole matrix: what it occupies; 0 when tied (output_bytes holds it) */
+    double embedding_row_bytes; /* one token's row */
+
+    double row_params;    /* matrix elements that every row is multiplied with: attention, dense, router */
+    double expert_params; /* elements of all experts; a row meets n_expert_used / n_expert of them */
+    double output_params; /* for each row whose logits are wanted */
+
+    double kv_token_bytes;   /* keys and values of one token in one layer, in the cache's type */
+    double pair_flops;       /* attention of one row over one position in one layer: 4 n_head head_dim */
+    double row_act_bytes;    /* activations of one row through all layers */
+    double output_act_bytes; /* and of one row of logits */
+};
+
+/* The sum over the sequences of a step. Zeroed: the empty step. */
+struct traffic_load {
+    uint32_t n_seqs;
+    uint32_t n_rows, n_outputs;
+    /* positions read and visible (row, position) pairs, in a layer that sees all and in one with a window */
+    double full_positions, window_positions;
+    double full_pairs, window_pairs;
+};
+
+struct traffic_cost {
+    double weight_bytes, kv_read_bytes, kv_write_bytes, activation_bytes;
+    double matmul_flops, attention_flops;
+};
+
+/* A sequence with n_past positions in the cache runs n_tokens >= 1 rows and wants n_outputs rows of logits. */
+void traffic_add(struct traffic_load *l, const struct traffic_model *m, uint32_t n_past, uint32_t n_tokens,
+                 uint32_t n_outputs);
+
+/* Takes back what the same arguments added. */
+void traffic_remove(struct traffic_load *l, const struct traffic_model *m, uint32_t n_past, uint32_t n_tokens,
+                    uint32_t n_outputs);
+
+/* n sequences that are all alike. */
+void traffic_add_many(struct traffic_load *l, const struct traffic_model *m, uint32_t n, uint32_t n_past,
+                      uint32_t n_tokens, uint32_t n_outputs);
+
+void traffic_cost(const struct traffic_model *m, const struct traffic_load *l, struct traffic_cost *out);
+
+double traffic_bytes(const struct traffic_cost *c); /* all classes but activations: what memory has to deliver */
+double traffic_flops(const struct traffic_cost *c);
+
+/* Distinct experts of one layer that n_rows rows touch on average; 0 when dense. */
+double traffic_distinct_experts(const struct traffic_model *m, double n_rows);
+
+/* What the weights occupy. */
+double traffic_resident_weight_bytes(const struct traffic_model *m);
+
+/* Weights that a step reads besides embedding rows and output matrix. */
+double traffic_layer_weight_bytes(const struct traffic_model *m, double n_rows);
+
+/* The cache: bytes of n_tokens positions in all layers if every layer keeps all of them, as weir's chunks do. */
+double traffic_kv_bytes(const struct traffic_model *m, double n_tokens);
+
+/* KV bytes that one sequence at n_past positions adds to a decode step: what it reads and writes for its next token. */
+double traffic_decode_kv_bytes(const struct traffic_model *m, uint32_t n_past);
+
+#endif
