@@ -15,7 +15,7 @@ static struct traffic_model dense(void)
         .attention_bytes = 2 * attention,
         .ffn_bytes = 2 * ffn,
         .norm_bytes = 4 * 2 * 64 * 4,
-        .output_bytes = 1000 * 64 * 2 + 64 * 4,
+        .output_bytes = 1000 * 64 * 2,
         .embedding_bytes = 1000 * 64 * 2,
         .embedding_row_bytes = 128,
         .row_params = attention + ffn,
@@ -71,7 +71,7 @@ static void test_counts_by_definition(void **state)
         assert_true(c.attention_flops == pairs * m.pair_flops);
         assert_true(c.kv_write_bytes == 4.0 * rows * m.kv_token_bytes);
         assert_true(c.matmul_flops == 2 * (rows * m.row_params + n_seqs * m.output_params));
-        assert_true(c.weight_bytes == m.attention_bytes + m.ffn_bytes + m.norm_bytes + m.output_bytes + rows * 128);
+        assert_true(c.weight_bytes == m.attention_bytes + m.ffn_bytes + m.output_bytes + rows * 128);
     }
 }
 
@@ -85,7 +85,7 @@ static void test_no_logits_no_output_matrix(void **state)
     assert_true(traffic_bytes(&c) == 0 && traffic_flops(&c) == 0);
     traffic_add(&l, &m, 0, 16, 0);
     traffic_cost(&m, &l, &c);
-    assert_true(c.weight_bytes == m.attention_bytes + m.ffn_bytes + m.norm_bytes + 16 * 128);
+    assert_true(c.weight_bytes == m.attention_bytes + m.ffn_bytes + 16 * 128);
 }
 
 static void test_incremental(void **state)
@@ -144,7 +144,7 @@ static void test_experts(void **state)
     struct traffic_cost c;
     traffic_add(&l, &m, 0, 1, 0);
     traffic_cost(&m, &l, &c);
-    double without = m.attention_bytes + m.ffn_bytes + m.norm_bytes + 128;
+    double without = m.attention_bytes + m.ffn_bytes + 128;
     assert_true(fabs(c.weight_bytes - without - 8e6) < 1e-3);
     assert_true(fabs(c.matmul_flops - 2 * (m.row_params + 4e6)) < 1e-3);
     m.n_expert_used = 128;

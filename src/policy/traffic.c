@@ -72,7 +72,7 @@ double traffic_distinct_experts(const struct traffic_model *m, double n_rows)
 
 double traffic_layer_weight_bytes(const struct traffic_model *m, double n_rows)
 {
-    double bytes = m->attention_bytes + m->ffn_bytes + m->router_bytes + m->norm_bytes;
+    double bytes = m->attention_bytes + m->ffn_bytes + m->router_bytes;
     if (m->n_expert)
         bytes += m->expert_bytes * (traffic_distinct_experts(m, n_rows) / m->n_expert);
     return bytes;

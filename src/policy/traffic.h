@@ -3,9 +3,9 @@
  *   M(step) = W + sum_i KVread(i) + sum_i KVwrite(i) + A      [bytes]
  *
  * What is counted, each once a step, as the device counts it (struct step_traffic in device/device.h):
- *   weights      every matrix and norm of the layers; of a mixture of experts those that at least one row is routed to;
- *                the output matrix and its norm if any logits are wanted; one row of the embedding for each row. A tied
- *                output is the whole embedding matrix.
+ *   weights      every matrix of the layers; of a mixture of experts those that at least one row is routed to; the
+ *                output matrix if any logits are wanted; one row of the embedding for each row. A tied output is the
+ *                whole embedding matrix. Norms and biases, a few kilobytes that stay in caches, are not counted.
  *   KV read      for each sequence and layer, keys and values of every position that at least one of its rows sees, the
  *                rows' own positions included. A sliding window of w: row at position p sees max(0, p-w+1) .. p.
  *   KV written   keys and values of each row, in every layer.
@@ -32,12 +32,12 @@ struct traffic_model {
     uint32_t window;                  /* positions seen, the row's own included; 0 if n_layer_window is 0 */
     uint32_t n_expert, n_expert_used; /* of each layer that has experts; 0 when dense */
 
-    double attention_bytes; /* query, key, value and output projections, their biases */
+    double attention_bytes; /* query, key, value and output projections */
     double ffn_bytes;       /* dense feed-forward, shared experts */
     double router_bytes;
     double expert_bytes;        /* all experts of all layers together */
-    double norm_bytes;          /* of the layers */
-    double output_bytes;        /* output norm and matrix, read when logits are wanted; tied: the embedding matrix */
+    double norm_bytes;          /* norms, biases and what else is resident but not counted in steps */
+    double output_bytes;        /* output matrix, read when logits are wanted; tied: the embedding matrix */
     double embedding_bytes;     /* whole matrix: what it occupies; 0 when tied (output_bytes holds it) */
     double embedding_row_bytes; /* one token's row */
 
