@@ -15,7 +15,7 @@ static uint64_t enabled_state(void)
 static void processor_name(char *out, size_t n)
 {
     uint32_t text[13] = {0};
-    if (__get_cpuid_max(0x80000000, NULL) < 0x80000004)
+    if ((uint32_t)__get_cpuid_max(0x80000000, NULL) < 0x80000004)
         return;
     for (uint32_t i = 0; i < 3; i++)
         __get_cpuid(0x80000002 + i, &text[4 * i], &text[4 * i + 1], &text[4 * i + 2], &text[4 * i + 3]);

@@ -1,0 +1,306 @@
+/* Products with blocks of 32 in AVX-512: included by blocks_avx512.c and blocks_vnni.c, which differ in one step (dot).
+ *
+ * Four blocks of a row, a group of 128 codes, fill two registers: `lo` holds elements 0..15 of the four blocks, `hi`
+ * elements 16..31, so that each 128-bit lane belongs to one block. struct act_q8 stores activations in that order.
+ *
+ *   direct  4 rows x T tokens: the sums of four rows are merged into one register of 4 blocks x 4 rows; lane 4b + r is
+ *           chain b of row r, so one fused multiply-add advances all four chains of four rows.
+ *   panel   for many tokens: the codes of 16 rows are unpacked once and transposed so that a lane is a row; a token's
+ *           activations are broadcast four bytes at a time and nothing has to be merged.
+ *
+ * Both add the same numbers in the same order (kernel.h).
+ */
+#include "kernel/blocks.h"
+#include "kernel/x86/simd512.h"
+
+#include <string.h>
+
+/* Codes are made unsigned by an offset of 2^shift; -1: there is none. */
+INLINE int offset_shift(enum tensor_type t)
+{
+    switch (t) {
+    case TENSOR_Q4_0:
+        return 3;
+    case TENSOR_Q5_0:
+    case TENSOR_MXFP4:
+        return 4;
+    case TENSOR_Q8_0:
+    case TENSOR_IQ4_NL:
+        return SIGNED_CODES ? -1 : 7;
+    default:
+        return -1;
+    }
+}
+
+INLINE bool has_min(enum tensor_type t)
+{
+    return t == TENSOR_Q4_1 || t == TENSOR_Q5_1;
+}
+
+/* Whether codes stay signed 8-bit numbers: then products of two bytes may not be summed in 16 bits unsigned. */
+INLINE bool is_signed(enum tensor_type t)
+{
+    return SIGNED_CODES && (t == TENSOR_Q8_0 || t == TENSOR_IQ4_NL);
+}
+
+INLINE size_t block_bytes(enum tensor_type t)
+{
+    switch (t) {
+    case TENSOR_Q8_0:
+        return sizeof(struct block_q8_0);
+    case TENSOR_Q4_0:
+        return sizeof(struct block_q4_0);
+    case TENSOR_Q4_1:
+        return sizeof(struct block_q4_1);
+    case TENSOR_Q5_0:
+        return sizeof(struct block_q5_0);
+    case TENSOR_Q5_1:
+        return sizeof(struct block_q5_1);
+    case TENSOR_IQ4_NL:
+        return sizeof(struct block_iq4_nl);
+    default:
+        return sizeof(struct block_mxfp4);
+    }
+}
+
+/* ---- unpacking ---- */
+
+/* Four times 16 bytes, `stride` apart. */
+INLINE __m512i load_4x16(const uint8_t *p, size_t stride)
+{
+    __m512i v = _mm512_castsi128_si512(_mm_loadu_si128((const void *)p));
+    v = _mm512_inserti32x4(v, _mm_loadu_si128((const void *)(p + stride)), 1);
+    v = _mm512_inserti32x4(v, _mm_loadu_si128((const void *)(p + 2 * stride)), 2);
+    return _mm512_inserti32x4(v, _mm_loadu_si128((const void *)(p + 3 * stride)), 3);
+}
+
+INLINE __m512i load_2x32(const uint8_t *p, size_t stride)
+{
+    __m512i v = _mm512_castsi256_si512(_mm256_loadu_si256((const void *)p));
+    return _mm512_inserti64x4(v, _mm256_loadu_si256((const void *)(p + stride)), 1);
+}
+
+/* Bits [shift, shift + 16) of the four blocks' 32 high bits, as a mask of 64 bytes. */
+INLINE __mmask64 high_bits(const uint8_t *p, size_t stride, int shift)
+{
+    uint64_t mask = 0;
+    for (int b = 0; b < 4; b++) {
+        uint16_t bits;
+        memcpy(&bits, p + (size_t)b * stride + shift / 8, sizeof bits);
+        mask |= (uint64_t)bits << (16 * b);
+    }
+    return mask;
+}
+
+/* The group of four blocks at p, as unsigned codes unless is_signed(). */
+INLINE void unpack_group(enum tensor_type t, const uint8_t *p, __m512i *lo, __m512i *hi)
+{
+    const size_t stride = block_bytes(t);
+    if (t == TENSOR_Q8_0) {
+        __m512i a = load_2x32(p + 2, stride), b = load_2x32(p + 2 + 2 * stride, stride);
+        if (!SIGNED_CODES) {
+            const __m512i top = _mm512_set1_epi8(-128);
+            a = _mm512_xor_si512(a, top);
+            b = _mm512_xor_si512(b, top);
+        }
+        *lo = _mm512_shuffle_i64x2(a, b, 0x88);
+        *hi = _mm512_shuffle_i64x2(a, b, 0xdd);
+        return;
+    }
+    const size_t codes_at = stride - 16; /* the last field of every such block */
+    const __m512i nibble = _mm512_set1_epi8(15);
+    __m512i v = load_4x16(p + codes_at, stride);
+    *lo = _mm512_and_si512(v, nibble);
+    *hi = _mm512_and_si512(_mm512_srli_epi16(v, 4), nibble);
+    if (t == TENSOR_Q5_0 || t == TENSOR_Q5_1) {
+        const __m512i fifth = _mm512_set1_epi8(16);
+        *lo = _mm512_mask_add_epi8(*lo, high_bits(p + codes_at - 4, stride, 0), *lo, fifth);
+        *hi = _mm512_mask_add_epi8(*hi, high_bits(p + codes_at - 4, stride, 16), *hi, fifth);
+    } else if (t == TENSOR_IQ4_NL || t == TENSOR_MXFP4) {
+        __m128i table = _mm_loadu_si128((const void *)(t == TENSOR_MXFP4 ? code_mxfp4 : code_iq4));
+        if (t == TENSOR_MXFP4)
+            table = _mm_add_epi8(table, _mm_set1_epi8(16));
+        else if (!SIGNED_CODES)
+            table = _mm_xor_si128(table, _mm_set1_epi8(-128));
+        const __m512i tables = _mm512_broadcast_i32x4(table);
+        *lo = _mm512_shuffle_epi8(tables, *lo);
+        *hi = _mm512_shuffle_epi8(tables, *hi);
+    }
+}
+
+/* Where gather_words loads from: a group's first 64 bytes hold the numbers of blocks 0..n-1, a second load those of the
+ * others. */
+INLINE int first_load_blocks(enum tensor_type t, size_t at)
+{
+    return t == TENSOR_Q8_0 ? 2 : 3 * block_bytes(t) + at + 2 <= 64 ? 4 : 3;
+}
+
+INLINE size_t second_load_at(enum tensor_type t)
+{
+    return t == TENSOR_Q8_0 ? 2 * block_bytes(t) : 4 * block_bytes(t) - 64;
+}
+
+INLINE short word_index(enum tensor_type t, size_t at, int block)
+{
+    const size_t load_at = block < first_load_blocks(t, at) ? 0 : second_load_at(t);
+    return (short)(((size_t)block * block_bytes(t) + at - load_at) / 2);
+}
+
+/* Word lane 4b + r of the low half becomes the 16-bit number `at` bytes into block b of row r. */
+INLINE __m256i gather_words(enum tensor_type t, const uint8_t *const p[4], size_t at)
+{
+    const short w0 = word_index(t, at, 0), w1 = word_index(t, at, 1), w2 = word_index(t, at, 2),
+                w3 = word_index(t, at, 3);
+    const __m512i from =
+        _mm512_castsi256_si512(_mm256_setr_epi16(w0, w0, w0, w0, w1, w1, w1, w1, w2, w2, w2, w2, w3, w3, w3, w3));
+    const int first = first_load_blocks(t, at);
+    const __mmask32 early = (__mmask32)((1u << 4 * first) - 1);
+    __m512i words = _mm512_setzero_si512();
+    UNROLL for (int r = 0; r < 4; r++)
+    {
+        const __mmask32 row = 0x1111u << r;
+        words = _mm512_mask_permutexvar_epi16(words, row & early, from, _mm512_loadu_si512(p[r]));
+        if (first < 4)
+            words =
+                _mm512_mask_permutexvar_epi16(words, row & ~early, from, _mm512_loadu_si512(p[r] + second_load_at(t)));
+    }
+    return _mm512_castsi512_si256(words);
+}
+
+/* The sixteen E8M0 scales of four rows of MXFP4 blocks. */
+INLINE __m512 gather_e8m0(const uint8_t *const p[4])
+{
+    uint32_t rows[4];
+    for (int r = 0; r < 4; r++) {
+        const uint8_t *q = p[r];
+        rows[r] = (uint32_t)q[0] | (uint32_t)q[17] << 8 | (uint32_t)q[34] << 16 | (uint32_t)q[51] << 24;
+    }
+    const __m128i transpose = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __m512i e = _mm512_cvtepu8_epi32(_mm_shuffle_epi8(_mm_loadu_si128((const void *)rows), transpose));
+    __m512i normal = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
+    __m512i tiny = _mm512_sllv_epi32(_mm512_set1_epi32(0x00200000), e);
+    return _mm512_castsi512_ps(_mm512_mask_mov_epi32(normal, _mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(2)), tiny));
+}
+
+/* Lane 4b + r: scale (and min) of block b of row r. */
+INLINE __m512 gather_scales(enum tensor_type t, const uint8_t *const p[4])
+{
+    if (t == TENSOR_MXFP4)
+        return gather_e8m0(p);
+    return _mm512_cvtph_ps(gather_words(t, p, 0));
+}
+
+INLINE __m512 gather_mins(enum tensor_type t, const uint8_t *const p[4])
+{
+    return has_min(t) ? _mm512_cvtph_ps(gather_words(t, p, 2)) : _mm512_setzero_ps();
+}
+
+/* ---- direct: 4 rows x n_t tokens ---- */
+
+struct direct_rows {
+    const uint8_t *w[4];
+    float *y[4];
+};
+
+/* One group of four rows into the chains of n_t tokens. */
+INLINE void direct_group(enum tensor_type t, const uint8_t *const p[4], const uint8_t *x, size_t x_row_bytes, int n_t,
+                         __m512 *chains)
+{
+    __m512i lo[4], hi[4];
+    UNROLL for (int r = 0; r < 4; r++) unpack_group(t, p[r], &lo[r], &hi[r]);
+    const __m512 d = gather_scales(t, p), m = gather_mins(t, p);
+    const int shift = offset_shift(t);
+    UNROLL for (int i = 0; i < n_t; i++)
+    {
+        const struct act_q8 *g = (const struct act_q8 *)(const void *)(x + (size_t)i * x_row_bytes);
+        const __m512i xlo = _mm512_loadu_si512(g->q), xhi = _mm512_loadu_si512(g->q + 64);
+        __m512i s[4];
+        UNROLL for (int r = 0; r < 4; r++) s[r] =
+            is_signed(t) ? dot_signed(lo[r], hi[r], xlo, xhi) : dot(lo[r], hi[r], xlo, xhi);
+        __m512i sums = merge_4x4(s[0], s[1], s[2], s[3]);
+        const __m512i x_sum = spread_4(_mm_loadu_si128((const void *)g->sum));
+        const __m512 x_d = _mm512_castsi512_ps(spread_4(_mm_loadu_si128((const void *)g->d)));
+        if (shift >= 0)
+            sums = _mm512_sub_epi32(sums, _mm512_slli_epi32(x_sum, (unsigned)shift));
+        chains[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), _mm512_mul_ps(d, x_d), chains[i]);
+        if (has_min(t))
+            chains[i] = _mm512_fmadd_ps(m, _mm512_mul_ps(x_d, _mm512_cvtepi32_ps(x_sum)), chains[i]);
+    }
+}
+
+/* The last 1 to 3 blocks, filled up with zeros. */
+INLINE void direct_tail(enum tensor_type t, const uint8_t *const p[4], uint32_t n_blocks, const uint8_t *x,
+                        size_t x_row_bytes, int n_t, __m512 *chains)
+{
+    uint8_t copy[4][4 * sizeof(struct block_q8_0)] = {{0}};
+    const uint8_t *q[4];
+    for (int r = 0; r < 4; r++) {
+        memcpy(copy[r], p[r], n_blocks * block_bytes(t));
+        q[r] = copy[r];
+    }
+    direct_group(t, q, x, x_row_bytes, n_t, chains);
+}
+
+INLINE void direct(enum tensor_type t, const struct direct_rows *rows, uint32_t n_blocks, const uint8_t *x,
+                   size_t x_row_bytes, int n_t, size_t y_stride)
+{
+    const size_t group_bytes = 4 * block_bytes(t);
+    const uint8_t *p[4] = {rows->w[0], rows->w[1], rows->w[2], rows->w[3]};
+    __m128 total[4];
+    UNROLL for (int i = 0; i < n_t; i++) total[i] = _mm_setzero_ps();
+    for (uint32_t b = 0; b < n_blocks; b += SEGMENT_COLS / 32) {
+        const uint32_t left = n_blocks - b, n = left < SEGMENT_COLS / 32 ? left : SEGMENT_COLS / 32;
+        __m512 chains[4];
+        UNROLL for (int i = 0; i < n_t; i++) chains[i] = _mm512_setzero_ps();
+        for (uint32_t g = 0; g < n / 4; g++) {
+            for (int r = 0; r < 4; r++) {
+                for (size_t line = 0; line < group_bytes; line += 64)
+                    _mm_prefetch((const char *)p[r] + PREFETCH_BYTES + line, _MM_HINT_T0);
+            }
+            direct_group(t, p, x, x_row_bytes, n_t, chains);
+            x += sizeof(struct act_q8);
+            for (int r = 0; r < 4; r++)
+                p[r] += group_bytes;
+        }
+        if (n % 4)
+            direct_tail(t, p, n % 4, x, x_row_bytes, n_t, chains);
+        UNROLL for (int i = 0; i < n_t; i++) total[i] = _mm_add_ps(total[i], sum_chains(chains[i]));
+    }
+    UNROLL for (int i = 0; i < n_t; i++)
+    {
+        float out[4];
+        _mm_storeu_ps(out, total[i]);
+        for (int r = 0; r < 4; r++)
+            rows->y[r][(size_t)i * y_stride] = out[r];
+    }
+}
+
+/* Rows first, first + step, + 2 step, + 3 step; those from n_rows on are computed from the last one, and dropped. */
+INLINE void direct_quad(enum tensor_type t, const struct matmul_args *a, uint32_t first, uint32_t step)
+{
+    const uint32_t n_blocks = a->n_cols / 32;
+    for (uint32_t i = 0; i < a->n_tokens;) {
+        const uint32_t n_t = a->n_tokens - i >= 4 ? 4 : a->n_tokens - i;
+        const uint8_t *x = (const uint8_t *)a->x + (size_t)i * a->x_row_bytes;
+        struct direct_rows rows;
+        float y[4][4];
+        for (uint32_t r = 0; r < 4; r++) {
+            const uint32_t row = first + r * step < a->n_rows ? first + r * step : a->n_rows - 1;
+            rows.w[r] = (const uint8_t *)a->w + (size_t)row * a->w_row_bytes;
+            rows.y[r] = y[r];
+        }
+        if (n_t == 1)
+            direct(t, &rows, n_blocks, x, a->x_row_bytes, 1, 1);
+        else if (n_t == 2)
+            direct(t, &rows, n_blocks, x, a->x_row_bytes, 2, 1);
+        else if (n_t == 3)
+            direct(t, &rows, n_blocks, x, a->x_row_bytes, 3, 1);
+        else
+            direct(t, &rows, n_blocks, x, a->x_row_bytes, 4, 1);
+        for (uint32_t r = 0; r < 4 && first + r * step < a->n_rows; r++) {
+            for (uint32_t j = 0; j < n_t; j++)
+                a->y[(i + j) * a->y_stride + first + r * step] = y[r][j];
+        }
+        i += n_t;
+    }
+}

@@ -1,0 +1,22 @@
+/* What each level adds to the one below. */
+#include "kernel/x86/x86.h"
+
+void kernels_init_avx2(struct kernels *k)
+{
+    (void)k;
+}
+
+void kernels_init_avx512(struct kernels *k)
+{
+    x86_blocks_avx512(k);
+}
+
+void kernels_init_vnni(struct kernels *k)
+{
+    x86_blocks_vnni(k);
+}
+
+void kernels_init_bf16(struct kernels *k)
+{
+    (void)k;
+}

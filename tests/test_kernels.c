@@ -1,0 +1,849 @@
+/* Every kernel at every level that this machine has, against ref/. Inputs are random and adversarial; weights end at an
+ * unreadable page, outputs lie between canaries. */
+#include "test.h"
+
+#include "base/rng.h"
+#include "kernel/blocks.h"
+#include "kernel/half.h"
+#include "kernel/kernel.h"
+#include "kernel/ref/ref.h"
+
+#include <float.h>
+#include <math.h>
+#include <sys/mman.h>
+
+static const enum tensor_type types[] = {
+    TENSOR_F32,  TENSOR_F16,  TENSOR_BF16, TENSOR_Q8_0, TENSOR_Q4_0, TENSOR_Q4_1,   TENSOR_Q5_0,   TENSOR_Q5_1,
+    TENSOR_Q2_K, TENSOR_Q3_K, TENSOR_Q4_K, TENSOR_Q5_K, TENSOR_Q6_K, TENSOR_IQ4_NL, TENSOR_IQ4_XS, TENSOR_MXFP4,
+};
+#define N_TYPES (sizeof types / sizeof *types)
+
+static struct rng rng;
+
+static uint32_t below(uint32_t n)
+{
+    return (uint32_t)rng_below(&rng, n);
+}
+
+static float uniform(float lo, float hi)
+{
+    return lo + (hi - lo) * (float)rng_unit(&rng);
+}
+
+/* ---- memory that ends at an unreadable page ---- */
+
+struct guarded {
+    uint8_t *map, *data;
+    size_t map_bytes;
+};
+
+static struct guarded guarded_alloc(size_t n_bytes)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), usable = (n_bytes + page - 1) / page * page;
+    struct guarded g = {.map_bytes = usable + page};
+    g.map = mmap(NULL, g.map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(g.map != MAP_FAILED);
+    assert_int_equal(mprotect(g.map + usable, page, PROT_NONE), 0);
+    g.data = g.map + usable - n_bytes;
+    return g;
+}
+
+static void guarded_free(struct guarded *g)
+{
+    munmap(g->map, g->map_bytes);
+}
+
+/* ---- weights ---- */
+
+enum flavour { NORMAL, HUGE_SCALES, TINY_SCALES, ZERO_SCALES, EXTREME_CODES, MIXED, FLAVOURS };
+
+static uint16_t random_scale(enum flavour f)
+{
+    static const uint16_t huge[] = {0x7bff, 0xfbff, 0x7000}, tiny[] = {0x0001, 0x8001, 0x03ff, 0x0400};
+    static const uint16_t zero[] = {0x0000, 0x8000};
+    if (f == MIXED)
+        f = (enum flavour)below(MIXED);
+    switch (f) {
+    case HUGE_SCALES:
+        return huge[below(3)];
+    case TINY_SCALES:
+        return tiny[below(4)];
+    case ZERO_SCALES:
+        return zero[below(2)];
+    default:
+        return f16_from_f32(uniform(-0.1f, 0.1f));
+    }
+}
+
+static void put_scale(uint8_t *block, size_t at, enum flavour f)
+{
+    uint16_t h = random_scale(f);
+    memcpy(block + at, &h, sizeof h);
+}
+
+static void fill_row(enum tensor_type t, enum flavour f, uint8_t *row, uint32_t n)
+{
+    const struct tensor_type_info *info = tensor_type_info((uint32_t)t);
+    static const uint8_t extremes[] = {0x00, 0xff, 0x80, 0x7f};
+    uint8_t extreme = extremes[below(4)];
+    for (uint32_t b = 0; b < n / info->block_elements; b++, row += info->block_bytes) {
+        for (uint32_t i = 0; i < info->block_bytes; i++)
+            row[i] = f == EXTREME_CODES ? extreme : (uint8_t)below(256);
+        float value = uniform(-1, 1) * (f == HUGE_SCALES   ? 1e15f
+                                        : f == TINY_SCALES ? 1e-38f
+                                        : f == ZERO_SCALES ? 0
+                                                           : 1);
+        uint16_t bits;
+        switch (t) {
+        case TENSOR_F32:
+            memcpy(row, &value, sizeof value);
+            break;
+        case TENSOR_BF16:
+            bits = bf16_from_f32(value);
+            memcpy(row, &bits, sizeof bits);
+            break;
+        case TENSOR_F16:
+            put_scale(row, 0, f);
+            break;
+        case TENSOR_MXFP4:
+            row[0] = f == HUGE_SCALES ? 160 : f == TINY_SCALES ? (uint8_t)below(3) : (uint8_t)(118 + below(10));
+            break;
+        case TENSOR_Q2_K:
+            put_scale(row, offsetof(struct block_q2_k, d), f);
+            put_scale(row, offsetof(struct block_q2_k, dmin), f);
+            break;
+        case TENSOR_Q3_K:
+            put_scale(row, offsetof(struct block_q3_k, d), f);
+            break;
+        case TENSOR_Q6_K:
+            put_scale(row, offsetof(struct block_q6_k, d), f);
+            break;
+        default:
+            put_scale(row, 0, f);
+            if (tensor_type_has_min(t))
+                put_scale(row, 2, f);
+        }
+    }
+}
+
+static void fill_floats(float *x, size_t n, enum flavour f)
+{
+    for (size_t i = 0; i < n; i++) {
+        float v = uniform(-1, 1) * uniform(0, 4);
+        switch (f) {
+        case HUGE_SCALES:
+            v *= 1e15f;
+            break;
+        case TINY_SCALES:
+            v *= below(2) ? 1e-39f : 1e-30f;
+            break;
+        case ZERO_SCALES:
+            v = below(8) ? 0 : -0.0f;
+            break;
+        case EXTREME_CODES:
+            v = below(2) ? 1 : -1;
+            break;
+        case MIXED:
+            v *= i / 32 % 2 ? 1e-20f : 1e5f;
+            break;
+        default:
+            break;
+        }
+        x[i] = v;
+    }
+}
+
+/* ---- matrix products ---- */
+
+#define CANARY 12345.678f
+#define PAD 8
+
+struct product {
+    struct matmul_args a;
+    struct guarded w;
+    void *x_memory;
+    float *y_memory;
+    size_t y_count;
+};
+
+static void product_make(struct product *p, const struct kernels *k, enum tensor_type t, enum act_format act,
+                         uint32_t rows, uint32_t cols, uint32_t tokens)
+{
+    size_t row_bytes = tensor_type_row_bytes(t, cols), stride = row_bytes + (below(2) ? 0 : below(3) * 2);
+    p->w = guarded_alloc((rows - 1) * stride + row_bytes);
+    for (uint32_t r = 0; r < rows; r++)
+        fill_row(t, (enum flavour)below(FLAVOURS), p->w.data + r * stride, cols);
+    size_t x_bytes = act_row_bytes(act, cols) + 64 * below(2), shift = below(2) * 4;
+    p->x_memory = calloc(1, tokens * x_bytes + shift);
+    uint8_t *x = (uint8_t *)p->x_memory + shift;
+    float *row = calloc(cols, sizeof *row);
+    for (uint32_t i = 0; i < tokens; i++) {
+        fill_floats(row, cols, (enum flavour)below(FLAVOURS));
+        k->act_pack[act](row, cols, x + i * x_bytes);
+    }
+    free(row);
+    size_t y_stride = rows + below(5);
+    p->y_count = tokens * y_stride + 2 * PAD;
+    p->y_memory = malloc(p->y_count * sizeof(float));
+    p->a = (struct matmul_args){.w = p->w.data,
+                                .w_row_bytes = stride,
+                                .n_rows = rows,
+                                .n_cols = cols,
+                                .x = x,
+                                .x_row_bytes = x_bytes,
+                                .n_tokens = tokens,
+                                .y = p->y_memory + PAD,
+                                .y_stride = y_stride};
+}
+
+static void product_free(struct product *p)
+{
+    guarded_free(&p->w);
+    free(p->x_memory);
+    free(p->y_memory);
+}
+
+static void fill_canaries(float *y, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = CANARY;
+}
+
+/* Equal, counting +0 and -0 as equal and any two NaN. */
+static bool same(float a, float b)
+{
+    return a == b || (isnan(a) && isnan(b));
+}
+
+/* sum |w| |x| of one output: what the rounding of its summation is measured by. */
+static double magnitude(const struct product *p, enum tensor_type t, uint32_t token, uint32_t row)
+{
+    const struct kernels *ref = kernels_at(ISA_REF);
+    float *w = malloc(p->a.n_cols * sizeof *w);
+    ref->dequant[t]((const uint8_t *)p->a.w + row * p->a.w_row_bytes, p->a.n_cols, w);
+    const uint16_t *x = (const uint16_t *)((const void *)((const uint8_t *)p->a.x + token * p->a.x_row_bytes));
+    double sum = 0;
+    for (uint32_t i = 0; i < p->a.n_cols; i++)
+        sum += fabs((double)w[i] * (double)bf16_to_f32(x[i]));
+    free(w);
+    return sum;
+}
+
+/* bfloat16 products are summed in the processor's order: compare with exact sums of the same operands. */
+static void check_bf16(const struct product *p, uint32_t token, uint32_t row)
+{
+    const uint16_t *w = (const uint16_t *)((const void *)((const uint8_t *)p->a.w + row * p->a.w_row_bytes));
+    const uint16_t *x = (const uint16_t *)((const void *)((const uint8_t *)p->a.x + token * p->a.x_row_bytes));
+    double sum = 0;
+    for (uint32_t i = 0; i < p->a.n_cols; i++) {
+        uint16_t h;
+        memcpy(&h, w + i, sizeof h);
+        sum += (double)bf16_to_f32(h) * (double)bf16_to_f32(x[i]);
+    }
+    double got = (double)p->a.y[token * p->a.y_stride + row];
+    double bound = (p->a.n_cols / 16.0 + 8) * FLT_EPSILON * magnitude(p, TENSOR_BF16, token, row) + 1e-36;
+    if (!(fabs(got - sum) <= bound))
+        fail_msg("token %u row %u of %ux%ux%u: %g, exactly %g, bound %g", token, row, p->a.n_rows, p->a.n_cols,
+                 p->a.n_tokens, got, sum, bound);
+}
+
+static void check_product(const struct kernels *k, enum tensor_type t, uint32_t rows, uint32_t cols, uint32_t tokens)
+{
+    const struct kernels *ref = kernels_at(ISA_REF);
+    struct product p;
+    product_make(&p, ref, t, k->act_format[t], rows, cols, tokens);
+    bool exact = k->act_format[t] == ref->act_format[t];
+    float *want = malloc(p.y_count * sizeof *want);
+    fill_canaries(want, p.y_count);
+    fill_canaries(p.y_memory, p.y_count);
+    k->matmul[t](&p.a);
+    struct matmul_args a = p.a;
+    a.y = want + PAD;
+    if (exact)
+        ref->matmul[t](&a);
+    for (size_t i = 0; i < p.y_count; i++) {
+        size_t token = i < PAD ? tokens : (i - PAD) / p.a.y_stride, row = i < PAD ? rows : (i - PAD) % p.a.y_stride;
+        bool inside = token < tokens && row < rows;
+        if (inside && !exact)
+            check_bf16(&p, (uint32_t)token, (uint32_t)row);
+        else if (!same(p.y_memory[i], want[i]))
+            fail_msg("%s %s, %u rows x %u cols x %u tokens: [token %zu][row %zu] is %a, reference %a",
+                     kernel_isa_name(k->isa), tensor_type_name((uint32_t)t), rows, cols, tokens, token, row,
+                     (double)p.y_memory[i], (double)want[i]);
+    }
+    free(want);
+    product_free(&p);
+}
+
+/* The same number whatever other rows and tokens are in the call. */
+static void check_independence(const struct kernels *k, enum tensor_type t, uint32_t rows, uint32_t cols,
+                               uint32_t tokens)
+{
+    struct product p;
+    product_make(&p, k, t, k->act_format[t], rows, cols, tokens);
+    k->matmul[t](&p.a);
+    for (uint32_t i = 0; i < tokens;) {
+        uint32_t n = 1 + below(3), first = below(rows), n_rows = 1 + below(rows - first);
+        n = n > tokens - i ? tokens - i : n;
+        float *y = malloc((size_t)n * n_rows * sizeof *y);
+        struct matmul_args a = p.a;
+        a.w = (const uint8_t *)p.a.w + first * p.a.w_row_bytes;
+        a.x = (const uint8_t *)p.a.x + i * p.a.x_row_bytes;
+        a.n_rows = n_rows;
+        a.n_tokens = n;
+        a.y = y;
+        a.y_stride = n_rows;
+        k->matmul[t](&a);
+        for (uint32_t j = 0; j < n; j++) {
+            for (uint32_t r = 0; r < n_rows; r++) {
+                float together = p.a.y[(i + j) * p.a.y_stride + first + r], apart = y[j * n_rows + r];
+                if (!same(together, apart))
+                    fail_msg("%s %s: token %u of %u, row %u of %u: %a, alone %a", kernel_isa_name(k->isa),
+                             tensor_type_name((uint32_t)t), i + j, tokens, first + r, rows, (double)together,
+                             (double)apart);
+            }
+        }
+        free(y);
+        i += n;
+    }
+    product_free(&p);
+}
+
+static uint32_t some_cols(enum tensor_type t, uint32_t max_blocks)
+{
+    uint32_t block = tensor_type_info((uint32_t)t)->block_elements;
+    return block == 1 ? 1 + below(max_blocks * 32) : block * (1 + below(block == 32 ? max_blocks : max_blocks / 8 + 1));
+}
+
+static void matmul_matches_reference(void **state)
+{
+    (void)state;
+    for (int isa = ISA_AVX2; isa < ISA_COUNT; isa++) {
+        const struct kernels *k = kernels_at((enum kernel_isa)isa);
+        for (size_t i = 0; k && i < N_TYPES; i++) {
+            enum tensor_type t = types[i];
+            for (uint32_t tokens = 1; tokens <= 70; tokens += tokens < 20 ? 1 : 7)
+                check_product(k, t, 1 + below(tokens > 20 ? 9 : 40), some_cols(t, 16), tokens);
+            for (uint32_t rows = 1; rows <= 40; rows++)
+                check_product(k, t, rows, some_cols(t, 16), 1 + below(12));
+            uint32_t block = tensor_type_info((uint32_t)t)->block_elements;
+            uint32_t past_segment = block == 1 ? SEGMENT_COLS + 77 : SEGMENT_COLS + 3 * block;
+            check_product(k, t, 5, SEGMENT_COLS, 1);
+            check_product(k, t, 5, past_segment, 1);
+            check_product(k, t, 17, past_segment, 9);
+            check_product(k, t, 6, 2 * past_segment, 3);
+        }
+    }
+}
+
+static void matmul_is_independent_of_company(void **state)
+{
+    (void)state;
+    for (int isa = ISA_REF; isa < ISA_COUNT; isa++) {
+        const struct kernels *k = kernels_at((enum kernel_isa)isa);
+        for (size_t i = 0; k && i < N_TYPES; i++) {
+            for (int n = 0; n < 12; n++)
+                check_independence(k, types[i], 1 + below(50), some_cols(types[i], n == 0 ? 150 : 24), 1 + below(40));
+        }
+    }
+}
+
+/* A product of dequantised weights and unpacked activations: ties ref's matmul to ref's dequant. */
+static void reference_matmul_is_a_product(void **state)
+{
+    (void)state;
+    const struct kernels *k = kernels_at(ISA_REF);
+    enum { cols = 512, rows = 3, tokens = 2 };
+    float w[cols], x[tokens][cols], y[tokens * rows];
+    for (size_t n = 0; n < N_TYPES; n++) {
+        enum tensor_type t = types[n];
+        size_t row_bytes = tensor_type_row_bytes(t, cols), x_bytes = act_row_bytes(k->act_format[t], cols);
+        uint8_t *rows_memory = malloc(rows * row_bytes), *packed = calloc(tokens, x_bytes);
+        for (size_t r = 0; r < rows; r++)
+            fill_row(t, NORMAL, rows_memory + r * row_bytes, cols);
+        for (size_t i = 0; i < tokens; i++) {
+            fill_floats(x[i], cols, NORMAL);
+            k->act_pack[k->act_format[t]](x[i], cols, packed + i * x_bytes);
+        }
+        struct matmul_args a = {.w = rows_memory,
+                                .w_row_bytes = row_bytes,
+                                .n_rows = rows,
+                                .n_cols = cols,
+                                .x = packed,
+                                .x_row_bytes = x_bytes,
+                                .n_tokens = tokens,
+                                .y = y,
+                                .y_stride = rows};
+        k->matmul[t](&a);
+        for (size_t r = 0; r < rows; r++) {
+            k->dequant[t](rows_memory + r * row_bytes, cols, w);
+            for (size_t i = 0; i < tokens; i++) {
+                double sum = 0, size = 0;
+                for (int c = 0; c < cols; c++) {
+                    sum += (double)w[c] * (double)x[i][c];
+                    size += fabs((double)w[c]);
+                }
+                /* Activations of at most 4 are rounded to 1/254 of their block's peak at worst. */
+                double bound = size * (k->act_format[t] == ACT_F32 ? 1e-5 : 4.0 / 254 * 1.01);
+                if (!(fabs((double)y[i * rows + r] - sum) <= bound))
+                    fail_msg("%s: %g, want %g within %g", tensor_type_name((uint32_t)t), (double)y[i * rows + r], sum,
+                             bound);
+            }
+        }
+        free(rows_memory);
+        free(packed);
+    }
+}
+
+/* ---- packing ---- */
+
+static void packing_matches_reference(void **state)
+{
+    (void)state;
+    const struct kernels *ref = kernels_at(ISA_REF);
+    for (int isa = ISA_AVX2; isa < ISA_COUNT; isa++) {
+        const struct kernels *k = kernels_at((enum kernel_isa)isa);
+        for (int act = 0; k && act < ACT_FORMAT_COUNT; act++) {
+            for (uint32_t blocks = 1; blocks <= 21; blocks++) {
+                uint32_t n = act == ACT_Q8K ? blocks * 256 : act == ACT_Q8 ? blocks * 32 : blocks * 13;
+                size_t bytes = act_row_bytes((enum act_format)act, n);
+                float *x = malloc(n * sizeof *x);
+                uint8_t *got = calloc(1, bytes + 64), *want = calloc(1, bytes + 64);
+                fill_floats(x, n, (enum flavour)(blocks % FLAVOURS));
+                k->act_pack[act](x, n, got);
+                ref->act_pack[act](x, n, want);
+                assert_memory_equal(got, want, bytes + 64);
+                free(x);
+                free(got);
+                free(want);
+            }
+        }
+    }
+}
+
+static void packing_is_close(void **state)
+{
+    (void)state;
+    const struct kernels *k = kernels_at(ISA_REF);
+    float x[256];
+    struct act_q8 q[2];
+    struct act_q8k s;
+    for (int n = 0; n < 200; n++) {
+        fill_floats(x, 256, (enum flavour)(n % FLAVOURS));
+        k->act_pack[ACT_Q8](x, 256, q);
+        k->act_pack[ACT_Q8K](x, 256, &s);
+        float peak_all = 0;
+        for (int i = 0; i < 256; i++)
+            peak_all = fmaxf(peak_all, fabsf(x[i]));
+        for (int b = 0; b < 8; b++) {
+            float peak = 0;
+            int sum = 0, sum_k = 0;
+            for (int i = 0; i < 32; i++)
+                peak = fmaxf(peak, fabsf(x[32 * b + i]));
+            for (int i = 0; i < 32; i++) {
+                int code = q[b / 4].q[64 * (i / 16) + 16 * (b % 4) + i % 16];
+                sum += code;
+                sum_k += s.q[32 * b + i];
+                float back = q[b / 4].d[b % 4] * (float)code;
+                assert_true(fabsf(back - x[32 * b + i]) <= peak / 253.9f + ACT_TINY);
+                assert_true(fabsf(s.d * (float)s.q[32 * b + i] - x[32 * b + i]) <= peak_all / 253.9f + ACT_TINY);
+            }
+            assert_int_equal(sum, q[b / 4].sum[b % 4]);
+            assert_int_equal(sum_k, s.sum[2 * b] + s.sum[2 * b + 1]);
+        }
+    }
+}
+
+/* ---- operations on rows ---- */
+
+#define EACH_LEVEL(k)                                                                                                  \
+    for (int isa_ = ISA_REF; isa_ < ISA_COUNT; isa_++)                                                                 \
+        for (const struct kernels *k = kernels_at((enum kernel_isa)isa_); k; k = NULL)
+
+static void assert_close(const struct kernels *k, const char *what, size_t i, double got, double want, double bound)
+{
+    if (!(fabs(got - want) <= bound) && got != want)
+        fail_msg("%s %s[%zu]: %.9g, want %.9g within %.3g", kernel_isa_name(k->isa), what, i, got, want, bound);
+}
+
+static void rms_norm_is_accurate(void **state)
+{
+    (void)state;
+    EACH_LEVEL(k)
+    {
+        for (uint32_t n = 1; n < 300; n += 1 + n / 8) {
+            float x[300], w[300], out[300 + PAD];
+            fill_floats(x, n, (enum flavour)(n % 2 ? NORMAL : HUGE_SCALES));
+            fill_floats(w, n, NORMAL);
+            fill_canaries(out, n + PAD);
+            double sum = 0;
+            for (uint32_t i = 0; i < n; i++)
+                sum += (double)x[i] * (double)x[i];
+            double scale = 1 / sqrt(sum / n + 1e-5);
+            k->rms_norm(x, w, n, 1e-5f, out);
+            for (uint32_t i = 0; i < n; i++) {
+                double want = (double)x[i] * scale * (double)w[i];
+                assert_close(k, "rms_norm", i, (double)out[i], want, 4 * (double)FLT_EPSILON * fabs(want) + 1e-44);
+            }
+            for (uint32_t i = n; i < n + PAD; i++)
+                assert_true(out[i] == CANARY);
+            k->rms_norm(x, w, n, 1e-5f, x);
+            assert_memory_equal(x, out, n * sizeof *x);
+        }
+    }
+}
+
+static void rope_matches_reference(void **state)
+{
+    (void)state;
+    const struct kernels *ref = kernels_at(ISA_REF);
+    EACH_LEVEL(k)
+    {
+        for (uint32_t n = 2; n <= 140; n += 2) {
+            for (int adjacent = 0; adjacent < 2; adjacent++) {
+                float got[140 + PAD], want[140 + PAD], c[70], s[70];
+                fill_floats(got, n, NORMAL);
+                fill_canaries(got + n, PAD);
+                memcpy(want, got, sizeof want);
+                for (uint32_t i = 0; i < n / 2; i++) {
+                    c[i] = cosf((float)i * 0.37f);
+                    s[i] = sinf((float)i * 0.37f);
+                }
+                k->rope(got, c, s, n, adjacent != 0);
+                ref->rope(want, c, s, n, adjacent != 0);
+                for (uint32_t i = 0; i < n + PAD; i++)
+                    assert_close(k, "rope", i, (double)got[i], (double)want[i], i < n ? 1e-6 : 0);
+            }
+        }
+    }
+}
+
+static void silu_mul_is_accurate(void **state)
+{
+    (void)state;
+    EACH_LEVEL(k)
+    {
+        for (uint32_t n = 1; n < 200; n++) {
+            float gate[200 + PAD], up[200], before[200];
+            for (uint32_t i = 0; i < n; i++) {
+                gate[i] = before[i] = uniform(-1, 1) * (i % 3 ? 8.0f : i % 2 ? 1e-30f : 200.0f);
+                up[i] = uniform(-3, 3);
+            }
+            fill_canaries(gate + n, PAD);
+            k->silu_mul(gate, up, n);
+            for (uint32_t i = 0; i < n; i++) {
+                double x = (double)before[i], want = x / (1 + exp(-x)) * (double)up[i];
+                assert_close(k, "silu_mul", i, (double)gate[i], want, 8 * (double)FLT_EPSILON * fabs(want) + 1e-36);
+            }
+            for (uint32_t i = n; i < n + PAD; i++)
+                assert_true(gate[i] == CANARY);
+        }
+    }
+}
+
+static void add_scaled_matches_reference(void **state)
+{
+    (void)state;
+    const struct kernels *ref = kernels_at(ISA_REF);
+    EACH_LEVEL(k)
+    {
+        for (uint32_t n = 1; n < 100; n++) {
+            float got[100 + PAD], want[100 + PAD], y[100], scale = uniform(-2, 2);
+            fill_floats(got, n, NORMAL);
+            fill_floats(y, n, MIXED);
+            fill_canaries(got + n, PAD);
+            memcpy(want, got, sizeof want);
+            k->add_scaled(got, y, scale, n);
+            ref->add_scaled(want, y, scale, n);
+            assert_memory_equal(got, want, (n + PAD) * sizeof *got);
+        }
+    }
+}
+
+static void kv_store_matches_reference(void **state)
+{
+    (void)state;
+    const struct kernels *ref = kernels_at(ISA_REF);
+    EACH_LEVEL(k)
+    {
+        for (int t = 0; t < KV_TYPE_COUNT; t++) {
+            for (uint32_t n = 32; n <= 512; n += 32) {
+                float x[512];
+                uint8_t got[1024 + PAD], want[1024 + PAD];
+                size_t bytes = kv_row_bytes((enum kv_type)t, n);
+                fill_floats(x, n, (enum flavour)(n / 32 % FLAVOURS));
+                memset(got, 0xa5, sizeof got);
+                memset(want, 0xa5, sizeof want);
+                k->kv_store[t](x, n, got);
+                ref->kv_store[t](x, n, want);
+                assert_memory_equal(got, want, bytes + PAD);
+            }
+        }
+    }
+}
+
+/* ---- attention ---- */
+
+#define MAX_Q 19
+#define MAX_DIM 256
+
+struct attention_case {
+    struct attn_args a;
+    float q[MAX_Q * MAX_DIM], m[MAX_Q], l[MAX_Q], acc[MAX_Q * MAX_DIM];
+    uint32_t first[MAX_Q], last[MAX_Q];
+    struct guarded k, v;
+    uint32_t n_tokens;
+};
+
+static void attention_make(struct attention_case *c, enum kv_type t, uint32_t n_q, uint32_t dim, uint32_t n_tokens,
+                           float spread)
+{
+    const struct kernels *ref = kernels_at(ISA_REF);
+    size_t row_bytes = kv_row_bytes(t, dim), stride = row_bytes * (1 + below(2));
+    float row[MAX_DIM];
+    c->n_tokens = n_tokens;
+    c->k = guarded_alloc((n_tokens - 1) * stride + row_bytes);
+    c->v = guarded_alloc((n_tokens - 1) * stride + row_bytes);
+    for (uint32_t i = 0; i < n_tokens; i++) {
+        fill_floats(row, dim, NORMAL);
+        ref->kv_store[t](row, dim, c->k.data + i * stride);
+        fill_floats(row, dim, NORMAL);
+        ref->kv_store[t](row, dim, c->v.data + i * stride);
+    }
+    for (uint32_t i = 0; i < n_q * dim; i++)
+        c->q[i] = uniform(-spread, spread);
+    c->a = (struct attn_args){.q = c->q,
+                              .n_q = n_q,
+                              .head_dim = dim,
+                              .k = c->k.data,
+                              .v = c->v.data,
+                              .kv_type = t,
+                              .kv_row_bytes = stride,
+                              .first = c->first,
+                              .last = c->last,
+                              .m = c->m,
+                              .l = c->l,
+                              .acc = c->acc};
+}
+
+static void attention_free(struct attention_case *c)
+{
+    guarded_free(&c->k);
+    guarded_free(&c->v);
+}
+
+static void attention_reset(struct attention_case *c)
+{
+    for (uint32_t i = 0; i < c->a.n_q; i++) {
+        c->m[i] = -INFINITY;
+        c->l[i] = 0;
+    }
+    memset(c->acc, 0, sizeof c->acc);
+}
+
+static double cached(enum kv_type t, const uint8_t *row, uint32_t i)
+{
+    if (t == KV_F16) {
+        uint16_t h;
+        memcpy(&h, row + 2 * i, sizeof h);
+        return (double)f16_to_f32(h);
+    }
+    const struct block_q8_0 *b = (const struct block_q8_0 *)row + i / 32;
+    return (double)f16_to_f32(b->d) * b->q[i % 32];
+}
+
+/* Softmax over the tokens that query i sees, straight from the definition. */
+static void attention_exact(const struct attention_case *c, uint32_t query, uint32_t first, uint32_t last, double *out)
+{
+    double score[KV_CHUNK_MAX_TOKENS], top = -INFINITY, sum = 0;
+    uint32_t dim = c->a.head_dim;
+    for (uint32_t t = first; t < last; t++) {
+        score[t] = 0;
+        for (uint32_t i = 0; i < dim; i++)
+            score[t] += (double)c->q[query * dim + i] * cached(c->a.kv_type, c->k.data + t * c->a.kv_row_bytes, i);
+        top = fmax(top, score[t]);
+    }
+    for (uint32_t i = 0; i < dim; i++)
+        out[i] = 0;
+    for (uint32_t t = first; t < last; t++) {
+        double p = exp(score[t] - top);
+        sum += p;
+        for (uint32_t i = 0; i < dim; i++)
+            out[i] += p * cached(c->a.kv_type, c->v.data + t * c->a.kv_row_bytes, i);
+    }
+    for (uint32_t i = 0; i < dim; i++)
+        out[i] /= sum;
+}
+
+/* The chunk taken in two calls, as two chunks would be; each query sees a range of its own, some none. */
+static void check_attention(const struct kernels *k, struct attention_case *c)
+{
+    uint32_t first[MAX_Q], last[MAX_Q], cut = below(c->n_tokens + 1);
+    attention_reset(c);
+    for (uint32_t i = 0; i < c->a.n_q; i++) {
+        first[i] = below(4) ? 0 : below(c->n_tokens);
+        last[i] = below(6) ? first[i] + 1 + below(c->n_tokens - first[i]) : first[i];
+    }
+    for (int part = 0; part < 2; part++) {
+        for (uint32_t i = 0; i < c->a.n_q; i++) {
+            uint32_t lo = part ? cut : 0, hi = part ? c->n_tokens : cut;
+            c->first[i] = first[i] > lo ? first[i] : lo;
+            c->last[i] = last[i] < hi ? last[i] : hi;
+            if (c->first[i] >= c->last[i])
+                c->first[i] = c->last[i] = lo;
+        }
+        k->attention(&c->a);
+    }
+    for (uint32_t i = 0; i < c->a.n_q; i++) {
+        double want[MAX_DIM];
+        if (first[i] == last[i]) {
+            assert_true(isinf(c->m[i]) && c->l[i] == 0 && c->acc[i * c->a.head_dim] == 0);
+            continue;
+        }
+        attention_exact(c, i, first[i], last[i], want);
+        for (uint32_t d = 0; d < c->a.head_dim; d++) {
+            double got = (double)c->acc[i * c->a.head_dim + d] / (double)c->l[i];
+            assert_close(k, "attention", i * c->a.head_dim + d, got, want[d], 1e-4);
+        }
+    }
+}
+
+static void attention_is_accurate(void **state)
+{
+    (void)state;
+    static struct attention_case c;
+    static const uint32_t dims[] = {32, 64, 96, 128, 256}, tokens[] = {1, 2, 15, 16, 17, 31, 32, 33, 64, 100, 256};
+    EACH_LEVEL(k)
+    {
+        for (int t = 0; t < KV_TYPE_COUNT; t++) {
+            for (size_t d = 0; d < sizeof dims / sizeof *dims; d++) {
+                for (size_t n = 0; n < sizeof tokens / sizeof *tokens; n++) {
+                    attention_make(&c, (enum kv_type)t, 1 + below(MAX_Q), dims[d], tokens[n], n % 3 ? 0.2f : 4);
+                    check_attention(k, &c);
+                    attention_free(&c);
+                }
+            }
+        }
+        /* Odd head sizes exist for F16. */
+        for (uint32_t dim = 1; dim < 90; dim += 7) {
+            attention_make(&c, KV_F16, 1 + below(MAX_Q), dim, 40, 0.3f);
+            check_attention(k, &c);
+            attention_free(&c);
+        }
+    }
+}
+
+static void attention_is_independent_of_company(void **state)
+{
+    (void)state;
+    static struct attention_case c;
+    static float together[MAX_Q * MAX_DIM], l[MAX_Q];
+    EACH_LEVEL(k)
+    {
+        for (int n = 0; n < 40; n++) {
+            attention_make(&c, (enum kv_type)(n % 2), 1 + below(MAX_Q), n % 3 ? 64 : 128, 1 + below(256), 1);
+            attention_reset(&c);
+            for (uint32_t i = 0; i < c.a.n_q; i++) {
+                c.first[i] = below(c.n_tokens);
+                c.last[i] = c.first[i] + below(c.n_tokens - c.first[i] + 1);
+            }
+            k->attention(&c.a);
+            memcpy(together, c.acc, sizeof together);
+            memcpy(l, c.l, sizeof l);
+            attention_reset(&c);
+            for (uint32_t i = 0; i < c.a.n_q; i++) {
+                struct attn_args one = c.a;
+                one.q += i * one.head_dim;
+                one.acc += i * one.head_dim;
+                one.m += i;
+                one.l += i;
+                one.first += i;
+                one.last += i;
+                one.n_q = 1;
+                k->attention(&one);
+            }
+            assert_memory_equal(together, c.acc, c.a.n_q * c.a.head_dim * sizeof *together);
+            assert_memory_equal(l, c.l, c.a.n_q * sizeof *l);
+            attention_free(&c);
+        }
+    }
+}
+
+/* ---- half precision, dispatch ---- */
+
+static void halves_round_trip(void **state)
+{
+    (void)state;
+    for (uint32_t h = 0; h < 0x10000; h++) {
+        bool nan16 = (h & 0x7c00) == 0x7c00 && (h & 0x3ff), nanb = (h & 0x7f80) == 0x7f80 && (h & 0x7f);
+        if (!nan16)
+            assert_int_equal(f16_from_f32(f16_to_f32((uint16_t)h)), h);
+        else
+            assert_true(isnan(f16_to_f32((uint16_t)h)) && isnan(f16_to_f32(f16_from_f32(f16_to_f32((uint16_t)h)))));
+        if (!nanb)
+            assert_int_equal(bf16_from_f32(bf16_to_f32((uint16_t)h)), h);
+    }
+    /* Halfway cases go to the even neighbour; what is past the largest becomes infinity. */
+    assert_int_equal(f16_from_f32(1.0f + 0x1p-11f), 0x3c00);
+    assert_int_equal(f16_from_f32(1.0f + 3 * 0x1p-11f), 0x3c02);
+    assert_int_equal(f16_from_f32(0x1p-25f), 0);
+    assert_int_equal(f16_from_f32(3 * 0x1p-25f), 2);
+    assert_int_equal(f16_from_f32(65519.0f), 0x7bff);
+    assert_int_equal(f16_from_f32(65520.0f), 0x7c00);
+    assert_int_equal(bf16_from_f32(1.0f + 0x1p-8f), 0x3f80);
+    assert_int_equal(bf16_from_f32(1.0f + 3 * 0x1p-8f), 0x3f82);
+    assert_true(mxfp4_scale(0) == 0x1p-128f && mxfp4_scale(1) == 0x1p-127f && mxfp4_scale(128) == 1.0f);
+}
+
+static void dispatch_follows_the_mask(void **state)
+{
+    (void)state;
+    struct err e = {0};
+    enum kernel_isa isa;
+    assert_non_null(kernels_at(ISA_REF));
+    for (int i = 0; i < ISA_COUNT; i++) {
+        assert_true(kernel_isa_parse(kernel_isa_name((enum kernel_isa)i), &isa));
+        assert_int_equal(isa, i);
+        setenv("WEIR_ISA", kernel_isa_name((enum kernel_isa)i), 1);
+        const struct kernels *k = kernels_get(&e);
+        assert_non_null(k);
+        assert_true((int)k->isa <= i);
+        if (kernels_at((enum kernel_isa)i))
+            assert_ptr_equal(k, kernels_at((enum kernel_isa)i));
+    }
+    assert_false(kernel_isa_parse("avx1024", &isa));
+    setenv("WEIR_ISA", "avx1024", 1);
+    assert_null(kernels_get(&e));
+    assert_int_equal(e.code, WEIR_EINVAL);
+    assert_non_null(strstr(e.msg, "avx512"));
+    setenv("WEIR_ISA", "", 1);
+    assert_non_null(kernels_get(&e));
+    unsetenv("WEIR_ISA");
+    assert_non_null(kernels_get(&e));
+    assert_non_null(strstr(kernel_cpu_description(), "ref"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(halves_round_trip),
+        cmocka_unit_test(dispatch_follows_the_mask),
+        cmocka_unit_test(reference_matmul_is_a_product),
+        cmocka_unit_test(packing_is_close),
+        cmocka_unit_test(packing_matches_reference),
+        cmocka_unit_test(matmul_matches_reference),
+        cmocka_unit_test(matmul_is_independent_of_company),
+        cmocka_unit_test(rms_norm_is_accurate),
+        cmocka_unit_test(rope_matches_reference),
+        cmocka_unit_test(silu_mul_is_accurate),
+        cmocka_unit_test(add_scaled_matches_reference),
+        cmocka_unit_test(kv_store_matches_reference),
+        cmocka_unit_test(attention_is_accurate),
+        cmocka_unit_test(attention_is_independent_of_company),
+    };
+    /* A fixed seed, so that a failure repeats; another one by WEIR_TEST_SEED. */
+    const char *seed = getenv("WEIR_TEST_SEED");
+    rng.state = seed ? strtoull(seed, NULL, 0) : 20240229;
+    printf("%s\n", kernel_cpu_description());
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
