@@ -11,6 +11,7 @@
  * Both add the same numbers in the same order (kernel.h).
  */
 #include "kernel/blocks.h"
+#include "kernel/x86/drive.h"
 #include "kernel/x86/simd512.h"
 
 #include <string.h>
@@ -197,11 +198,6 @@ INLINE __m512 gather_mins(enum tensor_type t, const uint8_t *const p[4])
 
 /* ---- direct: 4 rows x n_t tokens ---- */
 
-struct direct_rows {
-    const uint8_t *w[4];
-    float *y[4];
-};
-
 /* One group of four rows into the chains of n_t tokens. */
 INLINE void direct_group(enum tensor_type t, const uint8_t *const p[4], const uint8_t *x, size_t x_row_bytes, int n_t,
                          __m512 *chains)
@@ -241,11 +237,11 @@ INLINE void direct_tail(enum tensor_type t, const uint8_t *const p[4], uint32_t 
     direct_group(t, q, x, x_row_bytes, n_t, chains);
 }
 
-INLINE void direct(enum tensor_type t, const struct direct_rows *rows, uint32_t n_blocks, const uint8_t *x,
-                   size_t x_row_bytes, int n_t, size_t y_stride)
+INLINE void direct_tokens(enum tensor_type t, const uint8_t *const w[4], uint32_t n_blocks, const uint8_t *x,
+                          size_t x_row_bytes, int n_t, float y[4][4])
 {
     const size_t group_bytes = 4 * block_bytes(t);
-    const uint8_t *p[4] = {rows->w[0], rows->w[1], rows->w[2], rows->w[3]};
+    const uint8_t *p[4] = {w[0], w[1], w[2], w[3]};
     __m128 total[4];
     UNROLL for (int i = 0; i < n_t; i++) total[i] = _mm_setzero_ps();
     for (uint32_t b = 0; b < n_blocks; b += SEGMENT_COLS / 32) {
@@ -253,54 +249,31 @@ INLINE void direct(enum tensor_type t, const struct direct_rows *rows, uint32_t 
         __m512 chains[4];
         UNROLL for (int i = 0; i < n_t; i++) chains[i] = _mm512_setzero_ps();
         for (uint32_t g = 0; g < n / 4; g++) {
-            for (int r = 0; r < 4; r++) {
+            UNROLL for (int r = 0; r < 4; r++)
+            {
                 for (size_t line = 0; line < group_bytes; line += 64)
                     _mm_prefetch((const char *)p[r] + PREFETCH_BYTES + line, _MM_HINT_T0);
             }
             direct_group(t, p, x, x_row_bytes, n_t, chains);
             x += sizeof(struct act_q8);
-            for (int r = 0; r < 4; r++)
-                p[r] += group_bytes;
+            UNROLL for (int r = 0; r < 4; r++) p[r] += group_bytes;
         }
         if (n % 4)
             direct_tail(t, p, n % 4, x, x_row_bytes, n_t, chains);
         UNROLL for (int i = 0; i < n_t; i++) total[i] = _mm_add_ps(total[i], sum_chains(chains[i]));
     }
-    UNROLL for (int i = 0; i < n_t; i++)
-    {
-        float out[4];
-        _mm_storeu_ps(out, total[i]);
-        for (int r = 0; r < 4; r++)
-            rows->y[r][(size_t)i * y_stride] = out[r];
-    }
+    UNROLL for (int i = 0; i < n_t; i++) _mm_storeu_ps(y[i], total[i]);
 }
 
-/* Rows first, first + step, + 2 step, + 3 step; those from n_rows on are computed from the last one, and dropped. */
-INLINE void direct_quad(enum tensor_type t, const struct matmul_args *a, uint32_t first, uint32_t step)
+INLINE void direct_blocks(enum tensor_type t, const uint8_t *const w[4], uint32_t n_cols, const uint8_t *x,
+                          size_t x_row_bytes, uint32_t n_t, float y[4][4])
 {
-    const uint32_t n_blocks = a->n_cols / 32;
-    for (uint32_t i = 0; i < a->n_tokens;) {
-        const uint32_t n_t = a->n_tokens - i >= 4 ? 4 : a->n_tokens - i;
-        const uint8_t *x = (const uint8_t *)a->x + (size_t)i * a->x_row_bytes;
-        struct direct_rows rows;
-        float y[4][4];
-        for (uint32_t r = 0; r < 4; r++) {
-            const uint32_t row = first + r * step < a->n_rows ? first + r * step : a->n_rows - 1;
-            rows.w[r] = (const uint8_t *)a->w + (size_t)row * a->w_row_bytes;
-            rows.y[r] = y[r];
-        }
-        if (n_t == 1)
-            direct(t, &rows, n_blocks, x, a->x_row_bytes, 1, 1);
-        else if (n_t == 2)
-            direct(t, &rows, n_blocks, x, a->x_row_bytes, 2, 1);
-        else if (n_t == 3)
-            direct(t, &rows, n_blocks, x, a->x_row_bytes, 3, 1);
-        else
-            direct(t, &rows, n_blocks, x, a->x_row_bytes, 4, 1);
-        for (uint32_t r = 0; r < 4 && first + r * step < a->n_rows; r++) {
-            for (uint32_t j = 0; j < n_t; j++)
-                a->y[(i + j) * a->y_stride + first + r * step] = y[r][j];
-        }
-        i += n_t;
-    }
+    if (n_t == 1)
+        direct_tokens(t, w, n_cols / 32, x, x_row_bytes, 1, y);
+    else if (n_t == 2)
+        direct_tokens(t, w, n_cols / 32, x, x_row_bytes, 2, y);
+    else if (n_t == 3)
+        direct_tokens(t, w, n_cols / 32, x, x_row_bytes, 3, y);
+    else
+        direct_tokens(t, w, n_cols / 32, x, x_row_bytes, 4, y);
 }

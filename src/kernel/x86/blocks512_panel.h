@@ -167,35 +167,33 @@ INLINE void panel_rows(enum tensor_type t, const struct matmul_args *a, uint32_t
 /* From so many tokens on, transposing a panel costs less than merging sums. */
 #define PANEL_MIN_TOKENS 8
 
-INLINE void matmul_blocks(enum tensor_type t, const struct matmul_args *a)
+INLINE void matmul_blocks(enum tensor_type t, direct_fn direct, const struct matmul_args *a)
 {
     uint32_t row = 0;
     if (a->n_tokens >= PANEL_MIN_TOKENS && !is_signed(t)) {
-        for (; a->n_rows - row > 4; row = a->n_rows - row > PANEL_ROWS ? row + PANEL_ROWS : a->n_rows)
+        for (; row < a->n_rows && a->n_rows - row > DIRECT_ROWS; row += PANEL_ROWS)
             panel_rows(t, a, row);
-    } else if (a->n_tokens == 1) {
-        /* Four streams, each through a quarter of the rows: every stream is one sequential walk through memory. */
-        const uint32_t quarter = a->n_rows / 4;
-        for (uint32_t i = 0; i < quarter; i++)
-            direct_quad(t, a, i, quarter);
-        row = 4 * quarter;
     }
-    for (; row < a->n_rows; row += 4)
-        direct_quad(t, a, row, 1);
+    drive_direct(a, direct, row);
 }
 
 #define MATMUL_BLOCKS(name, type)                                                                                      \
-    static void name(const struct matmul_args *a)                                                                      \
+    static void direct_##name(const uint8_t *const w[4], uint32_t n_cols, const uint8_t *x, size_t x_row_bytes,        \
+                              uint32_t n_t, float y[4][4])                                                             \
     {                                                                                                                  \
-        matmul_blocks(type, a);                                                                                        \
+        direct_blocks(type, w, n_cols, x, x_row_bytes, n_t, y);                                                        \
+    }                                                                                                                  \
+    static void matmul_##name(const struct matmul_args *a)                                                             \
+    {                                                                                                                  \
+        matmul_blocks(type, direct_##name, a);                                                                         \
     }
-MATMUL_BLOCKS(matmul_q8_0, TENSOR_Q8_0)
-MATMUL_BLOCKS(matmul_q4_0, TENSOR_Q4_0)
-MATMUL_BLOCKS(matmul_q4_1, TENSOR_Q4_1)
-MATMUL_BLOCKS(matmul_q5_0, TENSOR_Q5_0)
-MATMUL_BLOCKS(matmul_q5_1, TENSOR_Q5_1)
-MATMUL_BLOCKS(matmul_iq4_nl, TENSOR_IQ4_NL)
-MATMUL_BLOCKS(matmul_mxfp4, TENSOR_MXFP4)
+MATMUL_BLOCKS(q8_0, TENSOR_Q8_0)
+MATMUL_BLOCKS(q4_0, TENSOR_Q4_0)
+MATMUL_BLOCKS(q4_1, TENSOR_Q4_1)
+MATMUL_BLOCKS(q5_0, TENSOR_Q5_0)
+MATMUL_BLOCKS(q5_1, TENSOR_Q5_1)
+MATMUL_BLOCKS(iq4_nl, TENSOR_IQ4_NL)
+MATMUL_BLOCKS(mxfp4, TENSOR_MXFP4)
 
 static void set_matmul_blocks(struct kernels *k)
 {

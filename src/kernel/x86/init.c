@@ -9,11 +9,13 @@ void kernels_init_avx2(struct kernels *k)
 void kernels_init_avx512(struct kernels *k)
 {
     x86_blocks_avx512(k);
+    x86_supers_avx512(k);
 }
 
 void kernels_init_vnni(struct kernels *k)
 {
     x86_blocks_vnni(k);
+    x86_supers_vnni(k);
 }
 
 void kernels_init_bf16(struct kernels *k)

@@ -17,7 +17,9 @@ void kernels_init_bf16(struct kernels *k);
 
 /* One family of kernels at one level. */
 void x86_blocks_avx512(struct kernels *k);
+void x86_supers_avx512(struct kernels *k);
 void x86_blocks_vnni(struct kernels *k);
+void x86_supers_vnni(struct kernels *k);
 
 #endif
 #endif

@@ -1,0 +1,47 @@
+/* Drives direct kernels, four rows by up to four tokens, over a product. */
+#ifndef WEIR_KERNEL_X86_DRIVE_H
+#define WEIR_KERNEL_X86_DRIVE_H
+
+#include "kernel/kernel.h"
+
+#define DIRECT_ROWS 4
+#define DIRECT_TOKENS 4
+
+/* y[token][row] of n_t tokens (their packed rows x_row_bytes apart) with four weight rows of n_cols. */
+typedef void (*direct_fn)(const uint8_t *const w[DIRECT_ROWS], uint32_t n_cols, const uint8_t *x, size_t x_row_bytes,
+                          uint32_t n_t, float y[DIRECT_TOKENS][DIRECT_ROWS]);
+
+/* Rows first, first + step, + 2 step, + 3 step; those from n_rows on are computed from the last one, and dropped. */
+static inline void drive_quad(const struct matmul_args *a, direct_fn fn, uint32_t first, uint32_t step)
+{
+    const uint8_t *w[DIRECT_ROWS];
+    for (uint32_t r = 0; r < DIRECT_ROWS; r++) {
+        const uint32_t row = first + r * step < a->n_rows ? first + r * step : a->n_rows - 1;
+        w[r] = (const uint8_t *)a->w + (size_t)row * a->w_row_bytes;
+    }
+    for (uint32_t i = 0; i < a->n_tokens; i += DIRECT_TOKENS) {
+        const uint32_t n_t = a->n_tokens - i < DIRECT_TOKENS ? a->n_tokens - i : DIRECT_TOKENS;
+        float y[DIRECT_TOKENS][DIRECT_ROWS];
+        fn(w, a->n_cols, (const uint8_t *)a->x + (size_t)i * a->x_row_bytes, a->x_row_bytes, n_t, y);
+        for (uint32_t j = 0; j < n_t; j++) {
+            for (uint32_t r = 0; r < DIRECT_ROWS && first + r * step < a->n_rows; r++)
+                a->y[(size_t)(i + j) * a->y_stride + first + r * step] = y[j][r];
+        }
+    }
+}
+
+/* Rows from `row` on. */
+static inline void drive_direct(const struct matmul_args *a, direct_fn fn, uint32_t row)
+{
+    if (a->n_tokens == 1 && row == 0) {
+        /* Four streams, each through a quarter of the rows: every stream is one sequential walk through memory. */
+        const uint32_t quarter = a->n_rows / DIRECT_ROWS;
+        for (uint32_t i = 0; i < quarter; i++)
+            drive_quad(a, fn, i, quarter);
+        row = DIRECT_ROWS * quarter;
+    }
+    for (; row < a->n_rows; row += DIRECT_ROWS)
+        drive_quad(a, fn, row, 1);
+}
+
+#endif

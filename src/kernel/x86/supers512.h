@@ -1,0 +1,361 @@
+/* Products with super-blocks of 256 (K types) in AVX-512: included by supers_avx512.c and supers_vnni.c.
+ *
+ * A super-block's codes fill four registers of two sub-blocks of 32 each, in the order that unpacking gives (half_of).
+ * Codes and activations are multiplied to 16-bit pairs, these with the 16-bit scale of their sub-block to 32 bits: so
+ * scales cost nothing but the broadcast of 16 words. Types whose codes have an offset pay for it through the sums of
+ * activations, scaled by -offset * scale; types with mins use the same sums for them.
+ */
+#include "kernel/blocks.h"
+#include "kernel/x86/drive.h"
+#include "kernel/x86/simd512.h"
+
+#include <string.h>
+
+struct super {
+    __m512i q[4];    /* codes, unsigned unless codes_signed() */
+    __m256i scales;  /* 16 words; Q4_K and Q5_K: the 8 scales, then the 8 mins */
+    __m256i of_sums; /* 16 words to multiply the sums of 16 activations with: mins, or -offset * scale */
+};
+
+INLINE bool has_mins(enum tensor_type t)
+{
+    return t == TENSOR_Q2_K || t == TENSOR_Q4_K || t == TENSOR_Q5_K;
+}
+
+INLINE bool codes_signed(enum tensor_type t)
+{
+    return t == TENSOR_IQ4_XS;
+}
+
+INLINE size_t super_bytes(enum tensor_type t)
+{
+    switch (t) {
+    case TENSOR_Q2_K:
+        return sizeof(struct block_q2_k);
+    case TENSOR_Q3_K:
+        return sizeof(struct block_q3_k);
+    case TENSOR_Q4_K:
+        return sizeof(struct block_q4_k);
+    case TENSOR_Q5_K:
+        return sizeof(struct block_q5_k);
+    case TENSOR_Q6_K:
+        return sizeof(struct block_q6_k);
+    default:
+        return sizeof(struct block_iq4_xs);
+    }
+}
+
+/* Where d and dmin stand. */
+INLINE size_t d_at(enum tensor_type t)
+{
+    switch (t) {
+    case TENSOR_Q2_K:
+        return offsetof(struct block_q2_k, d);
+    case TENSOR_Q3_K:
+        return offsetof(struct block_q3_k, d);
+    case TENSOR_Q6_K:
+        return offsetof(struct block_q6_k, d);
+    default:
+        return 0;
+    }
+}
+
+/* Which sub-block of 32 the half h of register v holds. */
+INLINE int half_of(enum tensor_type t, int v, int h)
+{
+    switch (t) {
+    case TENSOR_Q4_K:
+    case TENSOR_Q5_K:
+        return v / 2 * 4 + v % 2 + 2 * h;
+    case TENSOR_Q2_K:
+    case TENSOR_Q3_K:
+        return v + 4 * h;
+    default:
+        return 2 * v + h;
+    }
+}
+
+/* The word of `scales` that belongs to sub-block s of 16. */
+INLINE int scale_word(enum tensor_type t, int s)
+{
+    return t == TENSOR_Q4_K || t == TENSOR_Q5_K || t == TENSOR_IQ4_XS ? s / 2 : s;
+}
+
+/* ---- scales ---- */
+
+INLINE void scales_q4_k(const uint8_t *p, struct super *out)
+{
+    uint32_t u[3];
+    memcpy(u, p, sizeof u);
+    const uint32_t low = 0x0f0f0f0f, six = 0x3f3f3f3f, top = 0x30303030;
+    uint64_t scale = (uint64_t)((u[2] & low) | (u[0] >> 2 & top)) << 32 | (u[0] & six);
+    uint64_t min = (uint64_t)((u[2] >> 4 & low) | (u[1] >> 2 & top)) << 32 | (u[1] & six);
+    out->scales = _mm256_cvtepu8_epi16(_mm_set_epi64x((long long)min, (long long)scale));
+    const __m256i twice = _mm256_setr_epi16(8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15);
+    out->of_sums = _mm256_permutexvar_epi16(twice, out->scales);
+}
+
+INLINE void scales_q3_k(const uint8_t *p, struct super *out)
+{
+    uint64_t low;
+    uint32_t high;
+    memcpy(&low, p, sizeof low);
+    memcpy(&high, p + 8, sizeof high);
+    __m128i l = _mm_and_si128(_mm_set_epi64x((long long)(low >> 4), (long long)low), _mm_set1_epi8(15));
+    __m128i h = _mm_srlv_epi32(_mm_set1_epi32((int)high), _mm_setr_epi32(0, 2, 4, 6));
+    h = _mm_slli_epi16(_mm_and_si128(h, _mm_set1_epi8(3)), 4);
+    out->scales = _mm256_cvtepi8_epi16(_mm_sub_epi8(_mm_or_si128(l, h), _mm_set1_epi8(32)));
+    out->of_sums = _mm256_sub_epi16(_mm256_setzero_si256(), _mm256_slli_epi16(out->scales, 2));
+}
+
+INLINE void scales_iq4_xs(const struct block_iq4_xs *b, struct super *out)
+{
+    uint32_t low;
+    memcpy(&low, b->scales_low, sizeof low);
+    uint64_t codes = _pdep_u64(low, 0x0f0f0f0f0f0f0f0fu) | _pdep_u64(b->scales_high, 0x3030303030303030u);
+    __m128i bytes = _mm_sub_epi8(_mm_cvtsi64_si128((long long)codes), _mm_set1_epi8(32));
+    out->scales = _mm256_cvtepi8_epi16(bytes);
+    out->of_sums = _mm256_setzero_si256();
+}
+
+/* ---- codes ---- */
+
+/* Bytes of 1 << (first sub-block) and 1 << (second sub-block) of register v: which bit of `high` is theirs. */
+INLINE __m512i bit_of_halves(enum tensor_type t, int v)
+{
+    return _mm512_inserti64x4(_mm512_set1_epi8((char)(1 << half_of(t, v, 0))),
+                              _mm256_set1_epi8((char)(1 << half_of(t, v, 1))), 1);
+}
+
+INLINE __m512i load_twice(const uint8_t *p)
+{
+    return _mm512_broadcast_i64x4(_mm256_loadu_si256((const void *)p));
+}
+
+INLINE void unpack_nibbles(const uint8_t *p, __m512i q[4])
+{
+    const __m512i nibble = _mm512_set1_epi8(15);
+    UNROLL for (int g = 0; g < 2; g++)
+    {
+        __m512i raw = _mm512_loadu_si512(p + 64 * g);
+        q[2 * g] = _mm512_and_si512(raw, nibble);
+        q[2 * g + 1] = _mm512_and_si512(_mm512_srli_epi16(raw, 4), nibble);
+    }
+}
+
+/* Adds `value` to the codes whose bit in the 32 bytes at `high` is set. */
+INLINE void add_high_bits(enum tensor_type t, const uint8_t *high, int value, __m512i q[4])
+{
+    const __m512i bits = load_twice(high), add = _mm512_set1_epi8((char)value);
+    UNROLL for (int v = 0; v < 4; v++) q[v] =
+        _mm512_mask_add_epi8(q[v], _mm512_test_epi8_mask(bits, bit_of_halves(t, v)), q[v], add);
+}
+
+INLINE void unpack_pairs(const uint8_t *p, __m512i q[4])
+{
+    const __m512i raw = _mm512_loadu_si512(p), two = _mm512_set1_epi8(3);
+    q[0] = _mm512_and_si512(raw, two);
+    q[1] = _mm512_and_si512(_mm512_srli_epi16(raw, 2), two);
+    q[2] = _mm512_and_si512(_mm512_srli_epi16(raw, 4), two);
+    q[3] = _mm512_and_si512(_mm512_srli_epi16(raw, 6), two);
+}
+
+INLINE void unpack_q6_k(const struct block_q6_k *b, __m512i q[4])
+{
+    const __m512i top = _mm512_set1_epi8(0x30);
+    const __m512i turn0 = _mm512_setr_epi64(4, 4, 4, 4, 2, 2, 2, 2),
+                  turn1 = _mm512_setr_epi64(0, 0, 0, 0, 62, 62, 62, 62);
+    unpack_nibbles(b->low, q);
+    UNROLL for (int n = 0; n < 2; n++)
+    {
+        /* Two bits of each byte are turned to bits 4 and 5; what comes along from the neighbours is masked off. */
+        const __m512i bits = load_twice(b->high + 32 * n);
+        q[2 * n] = _mm512_ternarylogic_epi64(q[2 * n], _mm512_rolv_epi64(bits, turn0), top, 0xf8);
+        q[2 * n + 1] = _mm512_ternarylogic_epi64(q[2 * n + 1], _mm512_rolv_epi64(bits, turn1), top, 0xf8);
+    }
+}
+
+INLINE void unpack_iq4_xs(const struct block_iq4_xs *b, __m512i q[4])
+{
+    const __m512i table = _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)code_iq4));
+    const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11),
+                  second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+    __m512i raw[4];
+    unpack_nibbles(b->q, raw);
+    UNROLL for (int g = 0; g < 2; g++)
+    {
+        __m512i low = _mm512_shuffle_epi8(table, raw[2 * g]), high = _mm512_shuffle_epi8(table, raw[2 * g + 1]);
+        q[2 * g] = _mm512_permutex2var_epi64(low, first, high);
+        q[2 * g + 1] = _mm512_permutex2var_epi64(low, second, high);
+    }
+}
+
+INLINE void unpack_super(enum tensor_type t, const uint8_t *p, struct super *out)
+{
+    const void *block = p;
+    if (t == TENSOR_Q4_K) {
+        const struct block_q4_k *b = block;
+        unpack_nibbles(b->q, out->q);
+        scales_q4_k(b->scales, out);
+    } else if (t == TENSOR_Q5_K) {
+        const struct block_q5_k *b = block;
+        unpack_nibbles(b->q, out->q);
+        add_high_bits(t, b->high, 16, out->q);
+        scales_q4_k(b->scales, out);
+    } else if (t == TENSOR_Q6_K) {
+        const struct block_q6_k *b = block;
+        unpack_q6_k(b, out->q);
+        out->scales = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)b->scales));
+        out->of_sums = _mm256_sub_epi16(_mm256_setzero_si256(), _mm256_slli_epi16(out->scales, 5));
+    } else if (t == TENSOR_Q3_K) {
+        const struct block_q3_k *b = block;
+        unpack_pairs(b->q, out->q);
+        add_high_bits(t, b->high, 4, out->q);
+        scales_q3_k(b->scales, out);
+    } else if (t == TENSOR_Q2_K) {
+        const struct block_q2_k *b = block;
+        unpack_pairs(b->q, out->q);
+        __m256i words = _mm256_cvtepu8_epi16(_mm_loadu_si128((const void *)b->scales));
+        out->scales = _mm256_and_si256(words, _mm256_set1_epi16(15));
+        out->of_sums = _mm256_srli_epi16(words, 4);
+    } else {
+        const struct block_iq4_xs *b = block;
+        unpack_iq4_xs(b, out->q);
+        scales_iq4_xs(b, out);
+    }
+}
+
+/* The scales of register v's codes, a word for each pair of bytes. */
+INLINE __m512i spread_scales(enum tensor_type t, __m256i scales, int v)
+{
+    const int a = 2 * half_of(t, v, 0), b = 2 * half_of(t, v, 1);
+    const short s0 = (short)scale_word(t, a), s1 = (short)scale_word(t, a + 1), s2 = (short)scale_word(t, b),
+                s3 = (short)scale_word(t, b + 1);
+    const __m512i index = _mm512_inserti64x4(
+        _mm512_castsi256_si512(_mm256_setr_epi16(s0, s0, s0, s0, s0, s0, s0, s0, s1, s1, s1, s1, s1, s1, s1, s1)),
+        _mm256_setr_epi16(s2, s2, s2, s2, s2, s2, s2, s2, s3, s3, s3, s3, s3, s3, s3, s3), 1);
+    return _mm512_permutexvar_epi16(index, _mm512_castsi256_si512(scales));
+}
+
+INLINE __m512i load_codes(enum tensor_type t, const int8_t *q, int v)
+{
+    const int a = half_of(t, v, 0), b = half_of(t, v, 1);
+    if (b == a + 1)
+        return _mm512_loadu_si512(q + 32 * a);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const void *)(q + 32 * a))),
+                              _mm256_loadu_si256((const void *)(q + 32 * b)), 1);
+}
+
+/* acc + sums of two products of words. */
+INLINE __m512i add_pairs(__m512i acc, __m512i a, __m512i b)
+{
+#if defined __AVX512VNNI__
+    return _mm512_dpwssd_epi32(acc, a, b);
+#else
+    return _mm512_add_epi32(acc, _mm512_madd_epi16(a, b));
+#endif
+}
+
+/* ---- direct: 4 rows x n_t tokens ---- */
+
+/* Four rows of 16 numbers to their four sums. */
+INLINE __m128i merge_rows(__m512i r0, __m512i r1, __m512i r2, __m512i r3)
+{
+    __m512i v = merge_4x4(r0, r1, r2, r3);
+    __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
+    return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+
+INLINE __m128i merge_rows_256(__m256i r0, __m256i r1, __m256i r2, __m256i r3)
+{
+    __m256i a = _mm256_add_epi32(_mm256_unpacklo_epi32(r0, r1), _mm256_unpackhi_epi32(r0, r1));
+    __m256i b = _mm256_add_epi32(_mm256_unpacklo_epi32(r2, r3), _mm256_unpackhi_epi32(r2, r3));
+    __m256i v = _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+    return _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+}
+
+/* The float16 numbers `at` bytes into four blocks. */
+INLINE __m128 load_halves(const uint8_t *const p[4], size_t at)
+{
+    uint16_t h[8] = {0};
+    for (int r = 0; r < 4; r++)
+        memcpy(&h[r], p[r] + at, sizeof *h);
+    return _mm_cvtph_ps(_mm_setr_epi16((short)h[0], (short)h[1], (short)h[2], (short)h[3], 0, 0, 0, 0));
+}
+
+/* One super-block of four rows into the sums of n_t tokens. */
+INLINE void direct_super(enum tensor_type t, const uint8_t *const p[4], const uint8_t *x, size_t x_row_bytes, int n_t,
+                         __m128 *acc)
+{
+    __m512i sums[4][4];
+    __m256i mins[4][4];
+    UNROLL for (int r = 0; r < 4; r++)
+    {
+        struct super s;
+        __m512i scales[4];
+        unpack_super(t, p[r], &s);
+        UNROLL for (int v = 0; v < 4; v++) scales[v] = spread_scales(t, s.scales, v);
+        UNROLL for (int i = 0; i < n_t; i++)
+        {
+            const struct act_q8k *g = (const struct act_q8k *)(const void *)(x + (size_t)i * x_row_bytes);
+            const __m256i x_sums = _mm256_loadu_si256((const void *)g->sum);
+            __m512i sum = _mm512_setzero_si512();
+            UNROLL for (int v = 0; v < 4; v++)
+            {
+                const __m512i codes = load_codes(t, g->q, v);
+                const __m512i pairs =
+                    codes_signed(t) ? pairs_signed(s.q[v], codes) : _mm512_maddubs_epi16(s.q[v], codes);
+                sum = add_pairs(sum, pairs, scales[v]);
+            }
+            if (has_mins(t))
+                mins[i][r] = _mm256_madd_epi16(s.of_sums, x_sums);
+            else if (!codes_signed(t))
+                sum = add_pairs(sum, _mm512_zextsi256_si512(s.of_sums), _mm512_zextsi256_si512(x_sums));
+            sums[i][r] = sum;
+        }
+    }
+    const __m128 d = load_halves(p, d_at(t)), dmin = has_mins(t) ? load_halves(p, d_at(t) + 2) : _mm_setzero_ps();
+    UNROLL for (int i = 0; i < n_t; i++)
+    {
+        const struct act_q8k *g = (const struct act_q8k *)(const void *)(x + (size_t)i * x_row_bytes);
+        const __m128 x_d = _mm_set1_ps(g->d);
+        __m128i sum = merge_rows(sums[i][0], sums[i][1], sums[i][2], sums[i][3]);
+        acc[i] = _mm_fmadd_ps(_mm_cvtepi32_ps(sum), _mm_mul_ps(d, x_d), acc[i]);
+        if (has_mins(t)) {
+            __m128i min = merge_rows_256(mins[i][0], mins[i][1], mins[i][2], mins[i][3]);
+            acc[i] = _mm_fnmadd_ps(_mm_cvtepi32_ps(min), _mm_mul_ps(dmin, x_d), acc[i]);
+        }
+    }
+}
+
+INLINE void direct_super_tokens(enum tensor_type t, const uint8_t *const w[4], uint32_t n_blocks, const uint8_t *x,
+                                size_t x_row_bytes, int n_t, float y[4][4])
+{
+    const uint8_t *p[4] = {w[0], w[1], w[2], w[3]};
+    __m128 acc[4];
+    UNROLL for (int i = 0; i < n_t; i++) acc[i] = _mm_setzero_ps();
+    for (uint32_t b = 0; b < n_blocks; b++) {
+        UNROLL for (int r = 0; r < 4; r++)
+        {
+            for (size_t line = 0; line < super_bytes(t); line += 64)
+                _mm_prefetch((const char *)p[r] + PREFETCH_BYTES + line, _MM_HINT_T0);
+        }
+        direct_super(t, p, x, x_row_bytes, n_t, acc);
+        x += sizeof(struct act_q8k);
+        UNROLL for (int r = 0; r < 4; r++) p[r] += super_bytes(t);
+    }
+    UNROLL for (int i = 0; i < n_t; i++) _mm_storeu_ps(y[i], acc[i]);
+}
+
+INLINE void direct_supers(enum tensor_type t, const uint8_t *const w[4], uint32_t n_cols, const uint8_t *x,
+                          size_t x_row_bytes, uint32_t n_t, float y[4][4])
+{
+    if (n_t == 1)
+        direct_super_tokens(t, w, n_cols / 256, x, x_row_bytes, 1, y);
+    else if (n_t == 2)
+        direct_super_tokens(t, w, n_cols / 256, x, x_row_bytes, 2, y);
+    else if (n_t == 3)
+        direct_super_tokens(t, w, n_cols / 256, x, x_row_bytes, 3, y);
+    else
+        direct_super_tokens(t, w, n_cols / 256, x, x_row_bytes, 4, y);
+}

@@ -1,0 +1,8 @@
+#include "kernel/x86/supers512.h"
+#include "kernel/x86/supers512_panel.h"
+#include "kernel/x86/x86.h"
+
+void x86_supers_avx512(struct kernels *k)
+{
+    set_matmul_supers(k);
+}
