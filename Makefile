@@ -99,9 +99,11 @@ $(B)/gen/embed.o: $(GEN)
 	$(call SAY,CC)
 	$(Q)$(CC) $(CFLAGS) -c -o $@ $<
 
-# Files that the binary carries (the chat-template worker, the demo model): EMBED lists NAME=PATH pairs.
+# Files that the binary carries (the chat-template worker, the demo model, profiles): EMBED lists NAME=PATH pairs.
+PROFILES := $(sort $(wildcard profiles/models/*.json profiles/devices/*.json))
 EMBED := $(strip $(if $(wildcard src/model/jinja_worker.py),jinja_worker=src/model/jinja_worker.py) \
-         $(if $(wildcard models/demo/weir-demo.gguf),demo_model=models/demo/weir-demo.gguf))
+         $(if $(wildcard models/demo/weir-demo.gguf),demo_model=models/demo/weir-demo.gguf) \
+         $(foreach p,$(PROFILES),$(p:profiles/%.json=%)=$(p)))
 $(GEN): tools/embed.sh $(foreach e,$(EMBED),$(lastword $(subst =, ,$(e))))
 	@mkdir -p $(@D)
 	$(Q)tools/embed.sh $@ $(EMBED)
