@@ -16,6 +16,12 @@
  *
  * The scheduler never sees text or tokens: only lengths, and a chain hash for each full chunk (policy/prefix.h), so
  * that the same object runs on traces.
+ *
+ * The default policy, "fcfs": first come first served within a priority; every running sequence that has one row left
+ * to compute (decoding) gets it, what remains of max_step_tokens goes to prefills from the oldest on. A request is
+ * admitted when its known tokens and a margin for those who decode fit the pool. When the pool runs out the youngest
+ * is preempted (its chunks are dropped or stay as cached prefix, it is computed again later); the oldest is never, so
+ * something always progresses, and each preemption doubles the margin that the victim must find before it comes back.
  */
 #ifndef WEIR_POLICY_SCHED_H
 #define WEIR_POLICY_SCHED_H
@@ -28,23 +34,27 @@
 struct sched; /* opaque */
 
 struct sched_config {
-    uint32_t chunk_tokens;    /* tokens a KV chunk holds */
-    uint32_t n_chunks;        /* of the pool */
-    uint32_t max_running;     /* sequences in a step */
-    uint32_t max_queued;      /* waiting requests; one more is refused (SCHED_REFUSED_QUEUE_FULL) */
-    uint32_t max_step_tokens; /* rows in a step */
-    uint32_t max_context;     /* prompt + output tokens of one sequence */
-    bool prefix_cache;        /* share and keep chunks of equal prefixes */
-    const char *policy;       /* name of the pipeline; NULL: the default */
+    uint32_t chunk_tokens;     /* tokens a KV chunk holds */
+    uint32_t n_chunks;         /* of the pool */
+    uint32_t max_running;      /* sequences in a step; <= max_step_tokens, so that prefills are never starved */
+    uint32_t max_queued;       /* waiting requests; one more is refused (SCHED_REFUSED_QUEUE_FULL) */
+    uint32_t max_step_tokens;  /* rows in a step */
+    uint32_t max_step_outputs; /* rows in a step whose logits are wanted, >= max_running; 0: as many as rows */
+    uint32_t max_context;      /* prompt + output tokens of one sequence */
+    bool prefix_cache;         /* share and keep chunks of equal prefixes */
+    const char *policy;        /* name of the pipeline; NULL: the default */
 };
 
 struct sched_request {
     uint64_t id;                  /* unique among live requests; never 0 */
     uint32_t n_prompt;            /* tokens, >= 1 */
-    uint32_t max_new_tokens;      /* >= 1; the output ends there at the latest */
-    const uint64_t *chunk_hashes; /* [n_prompt / chunk_tokens]: chain hash of each full prompt chunk; copied */
+    uint32_t max_new_tokens;      /* >= 1; the output ends there at the latest, or at the context's end */
+    const uint64_t *chunk_hashes; /* chain hash of each full chunk of the sequence, from the first on; stays the
+                                     caller's, who may append to it (seq_outcome.n_chunk_hashes) and keeps it in place
+                                     until the request's terminal event */
+    uint32_t n_chunk_hashes;      /* n_prompt / chunk_tokens, or fewer where they are not known */
     uint32_t n_prompt_logits; /* leading prompt tokens that must be computed, not taken from the cache, because their
-                                 logits are wanted (echoed logprobs); 0 usually */
+                                 logits are wanted (echoed logprobs); 0 usually. Once computed they count as had. */
     int32_t priority;         /* smaller first; 0 by default */
     uint64_t key;             /* whose request it is (hash of the API key); for fairness */
 };
@@ -54,7 +64,7 @@ enum sched_state { SCHED_QUEUED, SCHED_RUNNING, SCHED_FINISHED, SCHED_REFUSED, S
 enum sched_reason {
     SCHED_REASON_NONE,
     SCHED_REFUSED_TOO_LONG,   /* prompt + 1 passes max_context */
-    SCHED_REFUSED_NEVER_FITS, /* needs more chunks than the pool has */
+    SCHED_REFUSED_NEVER_FITS, /* prompt + max_new_tokens needs more chunks than the pool has */
     SCHED_REFUSED_QUEUE_FULL, /* retry_after_s says when */
     SCHED_FAILED_DEVICE,      /* the step that it was in failed */
 };
@@ -70,13 +80,15 @@ struct plan_seq {
     uint64_t id;
     uint32_t n_past;        /* tokens whose keys and values are in the chunks */
     uint32_t n_tokens;      /* rows to run now: positions n_past .. n_past + n_tokens - 1 */
+    uint32_t n_cached;      /* prompt tokens that this request took from the prefix cache so far, not counting what it
+                               found again after a preemption */
     bool samples;           /* the last row's logits give a new token */
     const uint32_t *chunks; /* chunk table, covers n_past + n_tokens tokens; valid until the commit */
     uint32_t n_chunks;
 };
 
 struct plan_copy {
-    uint32_t src, dst, n_tokens; /* before the step */
+    uint32_t src, dst, n_tokens; /* before the step, in order */
 };
 
 struct plan {
@@ -89,14 +101,14 @@ struct plan {
 
 /* For each sequence of the plan, in its order. */
 struct seq_outcome {
-    bool sampled;               /* a token was produced (plan said samples, and the request goes on or ends with it) */
-    bool finished;              /* it was the last: stop token, stop string, length */
-    const uint64_t *new_hashes; /* chain hashes of the chunks that became full by this step's rows, in order ... */
-    uint32_t n_new_hashes;      /* ... beyond those known from the prompt; 0 if the caller does not track them */
+    bool sampled;            /* a token was produced (plan said samples, and the request goes on or ends with it) */
+    bool finished;           /* it was the last: stop token, stop string, length */
+    uint32_t n_chunk_hashes; /* hashes now known in the request's chunk_hashes: of every chunk that is full after this
+                                step's rows; 0 if the caller tracks those of the prompt only */
 };
 
 struct sched_outcome {
-    const struct seq_outcome *seqs; /* [plan.n_seqs] */
+    const struct seq_outcome *seqs; /* [plan.n_seqs]; may be NULL if failed */
     bool failed;                    /* the device failed: all sequences of the plan end SCHED_FAILED */
     double seconds;                 /* how long the step took */
     double bytes;                   /* what it moved, counted by the device; 0 if unknown */
@@ -109,19 +121,22 @@ struct sched_stats {
     uint64_t prompt_tokens, generated_tokens, recomputed_tokens;
     uint64_t prefix_query_tokens, prefix_hit_tokens;
     uint64_t n_evicted_chunks, n_steps;
+    double step_s; /* sum of the steps' seconds */
 };
 
+/* WEIR_EINVAL names the field that is out of range. */
 int sched_create(struct sched **out, const struct sched_config *c, struct err *e);
 void sched_destroy(struct sched *s);
 
 /* 0: queued. Else refused: WEIR_EINVAL/WEIR_ELIMIT/WEIR_EBUSY with *refusal filled and nothing kept (no event follows).
- */
+ * Ended requests whose event was not taken yet count as waiting ones. */
 int sched_submit(struct sched *s, const struct sched_request *r, double now_s, struct sched_event *refusal);
 
-/* The id may be unknown or ended already: then nothing happens. A SCHED_CANCELLED event follows otherwise. */
+/* The id may be unknown or ended already: then nothing happens. A SCHED_CANCELLED event follows otherwise, at once or,
+ * for a sequence of a plan that is out, with the commit. */
 void sched_cancel(struct sched *s, uint64_t id, double now_s);
 
-/* False when there is nothing to run now. */
+/* False when there is nothing to run now, which is when nothing is queued or running. */
 bool sched_plan(struct sched *s, double now_s, struct plan *out);
 void sched_commit(struct sched *s, const struct plan *p, const struct sched_outcome *o, double now_s);
 

@@ -1,0 +1,114 @@
+/* Batch composition: which rows run in the next step.
+ *
+ * One pass over the running sequences in their order of service. When chunks run out the youngest gives up its own,
+ * and since the pass goes from the oldest to the youngest, whoever is preempted has no rows in the plan yet.
+ */
+#include "policy/sched_impl.h"
+
+#include <assert.h>
+
+static bool is_decoding(const struct seq *q)
+{
+    return q->n_tokens - q->n_past == 1;
+}
+
+static void draft_budget(const struct sched *s, struct draft *d)
+{
+    uint32_t n_decoding = 0;
+    for (uint32_t slot = s->running.first; slot != INDEX_NONE; slot = s->seqs[slot].next)
+        n_decoding += is_decoding(&s->seqs[slot]);
+    d->rows_left = s->config.max_step_tokens - n_decoding;
+    d->outputs_left = s->config.max_step_outputs - s->running.n;
+}
+
+/* Rows up to the first chunk border behind which a chunk need not be computed: it will be taken in the next step. */
+static uint32_t rows_until_shared(const struct sched *s, const struct seq *q, uint32_t n_rows)
+{
+    uint32_t chunk_tokens = s->config.chunk_tokens, chunk;
+    for (uint32_t index = q->n_past / chunk_tokens + 1; index * chunk_tokens < q->n_past + n_rows; index++)
+        if (kv_lookup(s, q, index, &chunk) != NEXT_COMPUTE)
+            return index * chunk_tokens - q->n_past;
+    return n_rows;
+}
+
+/* Of n_rows as many as the wanted logits allow: outputs_left, and one more on the last row, which is put aside for
+ * every sequence. *n_wanted: what they take of outputs_left. */
+static uint32_t rows_within_outputs(const struct seq *q, uint32_t n_rows, uint32_t outputs_left, uint32_t *n_wanted)
+{
+    uint32_t from = q->n_past > q->n_computed ? q->n_past : q->n_computed, end = q->n_past + n_rows;
+    uint32_t upto = end < q->n_prompt_logits ? end : q->n_prompt_logits; /* positions from .. upto-1 are wanted */
+    *n_wanted = 0;
+    if (from >= upto)
+        return n_rows;
+    *n_wanted = upto - from - (end == upto);
+    if (*n_wanted <= outputs_left)
+        return n_rows;
+    *n_wanted = outputs_left;
+    return from + outputs_left + 1 - q->n_past;
+}
+
+/* Of n_rows as many as the chunks allow, which are taken. Younger sequences are preempted only if not even one row
+ * would run. */
+static uint32_t rows_with_chunks(struct sched *s, struct seq *q, uint32_t slot, uint32_t n_rows)
+{
+    uint32_t needed = chunks_for(s, q->n_past + n_rows) - q->n_table;
+    bool has_room = q->n_table * s->config.chunk_tokens > q->n_past;
+    while (needed > 0 && kv_available(s) == 0 && !has_room && s->running.last != slot)
+        seq_preempt(s, s->running.last);
+    if (needed > kv_available(s)) {
+        needed = kv_available(s);
+        n_rows = (q->n_table + needed) * s->config.chunk_tokens - q->n_past;
+    }
+    kv_extend(s, q, needed);
+    return n_rows;
+}
+
+static uint32_t plan_rows(struct sched *s, struct draft *d, struct seq *q, uint32_t slot)
+{
+    uint32_t chunk;
+    bool decodes = is_decoding(q);
+    kv_take_ready(s, q);
+    if (!decodes && d->rows_left == 0)
+        return 0;
+    bool copied = kv_copy_last(s, q);
+    if (!copied && q->n_past == q->n_table * s->config.chunk_tokens && q->n_waits < SCHED_MAX_PREFIX_WAITS &&
+        kv_lookup(s, q, q->n_table, &chunk) == NEXT_PENDING) {
+        q->n_waits++;
+        return 0;
+    }
+    uint32_t n_rows = q->n_tokens - q->n_past, n_wanted;
+    if (!decodes && n_rows > d->rows_left)
+        n_rows = d->rows_left;
+    n_rows = rows_until_shared(s, q, n_rows);
+    n_rows = rows_within_outputs(q, n_rows, d->outputs_left, &n_wanted);
+    n_rows = rows_with_chunks(s, q, slot, n_rows);
+    if (n_rows == 0)
+        return 0;
+    q->n_waits = 0;
+    d->outputs_left -= n_wanted; /* at most: rows cut for want of chunks want fewer */
+    d->rows_left -= decodes ? 0 : n_rows;
+    return n_rows;
+}
+
+void stage_batch(struct sched *s, struct draft *d)
+{
+    draft_budget(s, d);
+    for (uint32_t slot = s->running.first; slot != INDEX_NONE; slot = s->seqs[slot].next) {
+        struct seq *q = &s->seqs[slot];
+        uint32_t n_rows = plan_rows(s, d, q, slot);
+        if (n_rows == 0)
+            continue;
+        q->in_plan = true;
+        s->plan_slots[s->n_plan] = slot;
+        s->plan_seqs[s->n_plan++] = (struct plan_seq){
+            .id = q->id,
+            .n_past = q->n_past,
+            .n_tokens = n_rows,
+            .n_cached = q->n_cached,
+            .samples = q->n_past + n_rows == q->n_tokens,
+            .chunks = q->table,
+            .n_chunks = q->n_table,
+        };
+        s->n_plan_tokens += n_rows;
+    }
+}

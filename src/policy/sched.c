@@ -1,0 +1,307 @@
+#include "policy/sched_impl.h"
+
+#include "base/mem.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const struct stage fcfs_stages[] = {
+    {"admit", stage_admit},
+    {"batch", stage_batch},
+};
+
+static const struct pipeline pipelines[] = {
+    {"fcfs", fcfs_stages, sizeof fcfs_stages / sizeof *fcfs_stages}, /* the default */
+};
+
+static const struct pipeline *find_pipeline(const char *name)
+{
+    if (!name)
+        return &pipelines[0];
+    for (size_t i = 0; i < sizeof pipelines / sizeof *pipelines; i++)
+        if (strcmp(pipelines[i].name, name) == 0)
+            return &pipelines[i];
+    return NULL;
+}
+
+/* Life. */
+
+static int check_range(const char *field, uint32_t value, uint32_t min, uint32_t max, struct err *e)
+{
+    if (value >= min && value <= max)
+        return 0;
+    return err_set(e, WEIR_EINVAL, "scheduler: %s is %u, it must be %u to %u", field, value, min, max);
+}
+
+static int check_config(const struct sched_config *c, struct err *e)
+{
+    int rc = check_range("chunk_tokens", c->chunk_tokens, 1, 1u << 16, e);
+    if (!rc)
+        rc = check_range("n_chunks", c->n_chunks, 1, 1u << 30, e);
+    if (!rc)
+        rc = check_range("max_step_tokens", c->max_step_tokens, 1, 1u << 24, e);
+    if (!rc)
+        rc = check_range("max_running", c->max_running, 1, c->max_step_tokens, e);
+    if (!rc && c->max_step_outputs)
+        rc = check_range("max_step_outputs", c->max_step_outputs, c->max_running, 1u << 24, e);
+    if (!rc)
+        rc = check_range("max_queued", c->max_queued, 1, 1u << 24, e);
+    if (!rc)
+        rc = check_range("max_context", c->max_context, 2, 1u << 30, e);
+    if (!rc && !find_pipeline(c->policy))
+        rc = err_set(e, WEIR_EINVAL, "scheduler: no policy is called \"%s\"; there is \"%s\"", c->policy,
+                     pipelines[0].name);
+    return rc;
+}
+
+static int take_memory(struct sched *s, struct err *e)
+{
+    const struct sched_config *c = &s->config;
+    int rc = pool_init(&s->pool, c->n_chunks, e);
+    if (!rc)
+        rc = prefix_init(&s->prefix, c->n_chunks, e);
+    if (!rc)
+        rc = retention_init(&s->retention, c->n_chunks, e);
+    if (!rc)
+        rc = index_map_init(&s->by_id, s->n_slots, e);
+    if (rc)
+        return rc;
+    s->seqs = mem_array(s->n_slots, sizeof *s->seqs);
+    s->queue = mem_array(s->n_slots, sizeof *s->queue);
+    s->tables = mem_array((size_t)c->max_running * s->max_table, sizeof *s->tables);
+    s->table_rows = mem_array(c->max_running, sizeof *s->table_rows);
+    s->plan_slots = mem_array(c->max_running, sizeof *s->plan_slots);
+    s->plan_seqs = mem_array(c->max_running, sizeof *s->plan_seqs);
+    s->plan_copies = mem_array(c->max_running, sizeof *s->plan_copies);
+    if (!s->seqs || !s->queue || !s->tables || !s->table_rows || !s->plan_slots || !s->plan_seqs || !s->plan_copies)
+        return err_set(e, WEIR_ENOMEM, "no memory for a scheduler of %u running and %u waiting requests",
+                       c->max_running, c->max_queued);
+    return 0;
+}
+
+int sched_create(struct sched **out, const struct sched_config *c, struct err *e)
+{
+    *out = NULL;
+    int rc = check_config(c, e);
+    if (rc)
+        return rc;
+    struct sched *s = mem_array(1, sizeof *s);
+    if (!s)
+        return err_set(e, WEIR_ENOMEM, "no memory for a scheduler");
+    s->config = *c;
+    s->pipeline = find_pipeline(c->policy);
+    s->config.policy = s->pipeline->name;
+    if (!c->max_step_outputs || c->max_step_outputs > c->max_step_tokens)
+        s->config.max_step_outputs = c->max_step_tokens;
+    s->n_slots = c->max_queued + c->max_running; /* only a submit adds one, and it finds fewer than max_queued */
+    s->max_table = chunks_for(s, c->max_context);
+    if (s->max_table > c->n_chunks)
+        s->max_table = c->n_chunks;
+    rc = take_memory(s, e);
+    if (rc) {
+        sched_destroy(s);
+        return rc;
+    }
+    struct seq_list empty = {.first = INDEX_NONE, .last = INDEX_NONE};
+    s->unused = s->running = s->ended = empty;
+    for (uint32_t slot = 0; slot < s->n_slots; slot++)
+        list_append(s, &s->unused, slot);
+    for (uint32_t i = 0; i < c->max_running; i++)
+        s->table_rows[s->n_table_rows++] = i;
+    *out = s;
+    return 0;
+}
+
+void sched_destroy(struct sched *s)
+{
+    if (!s)
+        return;
+    pool_finish(&s->pool);
+    prefix_finish(&s->prefix);
+    retention_finish(&s->retention);
+    index_map_finish(&s->by_id);
+    free(s->seqs);
+    free(s->queue);
+    free(s->tables);
+    free(s->table_rows);
+    free(s->plan_slots);
+    free(s->plan_seqs);
+    free(s->plan_copies);
+    free(s);
+}
+
+/* Events in. */
+
+static void advance(struct sched *s, double now_s)
+{
+    assert(now_s >= s->now_s || s->stats.n_submitted == 0);
+    s->now_s = now_s;
+}
+
+static int refuse(struct sched *s, struct sched_event *refusal, int code, enum sched_reason reason)
+{
+    s->stats.n_refused++;
+    refusal->reason = reason;
+    if (reason == SCHED_REFUSED_QUEUE_FULL)
+        refusal->retry_after_s = drain_retry_after(&s->drain, s->n_queued, s->now_s);
+    return code;
+}
+
+int sched_submit(struct sched *s, const struct sched_request *r, double now_s, struct sched_event *refusal)
+{
+    const struct sched_config *c = &s->config;
+    advance(s, now_s);
+    s->stats.n_submitted++;
+    *refusal = (struct sched_event){.id = r->id, .state = SCHED_REFUSED};
+    if (r->id == 0 || r->n_prompt == 0 || r->max_new_tokens == 0 || r->n_prompt_logits > r->n_prompt ||
+        r->n_chunk_hashes > r->n_prompt / c->chunk_tokens || index_map_find(&s->by_id, r->id) != INDEX_NONE)
+        return refuse(s, refusal, WEIR_EINVAL, SCHED_REASON_NONE);
+    if (r->n_prompt >= c->max_context)
+        return refuse(s, refusal, WEIR_ELIMIT, SCHED_REFUSED_TOO_LONG);
+    uint32_t room = c->max_context - r->n_prompt;
+    uint32_t max_tokens = r->n_prompt + (r->max_new_tokens < room ? r->max_new_tokens : room);
+    if (chunks_for(s, max_tokens - 1) > c->n_chunks) /* the last token is never read back */
+        return refuse(s, refusal, WEIR_ELIMIT, SCHED_REFUSED_NEVER_FITS);
+    if (s->n_queued + s->ended.n >= c->max_queued)
+        return refuse(s, refusal, WEIR_EBUSY, SCHED_REFUSED_QUEUE_FULL);
+
+    uint32_t slot = s->unused.first;
+    list_remove(s, &s->unused, slot);
+    s->seqs[slot] = (struct seq){
+        .id = r->id,
+        .arrival = s->n_arrivals++,
+        .priority = r->priority,
+        .n_prompt = r->n_prompt,
+        .max_tokens = max_tokens,
+        .n_prompt_logits = r->n_prompt_logits,
+        .hashes = r->chunk_hashes,
+        .n_hashes = c->prefix_cache ? r->n_chunk_hashes : 0,
+        .n_tokens = r->n_prompt,
+    };
+    index_map_insert(&s->by_id, r->id, slot);
+    queue_push(s, slot);
+    return 0;
+}
+
+void sched_cancel(struct sched *s, uint64_t id, double now_s)
+{
+    advance(s, now_s);
+    uint32_t slot = index_map_find(&s->by_id, id);
+    if (slot == INDEX_NONE || s->seqs[slot].state == SEQ_ENDED)
+        return;
+    if (s->seqs[slot].in_plan)
+        s->seqs[slot].cancelled = true;
+    else
+        seq_end(s, slot, SCHED_CANCELLED, SCHED_REASON_NONE);
+}
+
+/* Plan and commit. */
+
+bool sched_plan(struct sched *s, double now_s, struct plan *out)
+{
+    assert(!s->plan_is_out);
+    advance(s, now_s);
+    *out = (struct plan){0};
+    if (s->n_queued == 0 && s->running.n == 0)
+        return false;
+    s->n_plan = s->n_copies = s->n_plan_tokens = 0;
+    struct draft d = {0};
+    for (uint32_t i = 0; i < s->pipeline->n_stages; i++)
+        s->pipeline->stages[i].run(s, &d);
+    assert(s->n_plan > 0); /* the oldest can always go on, or waits for one that goes on */
+    s->plan_is_out = true;
+    *out = (struct plan){
+        .seqs = s->plan_seqs,
+        .n_seqs = s->n_plan,
+        .n_tokens = s->n_plan_tokens,
+        .copies = s->plan_copies,
+        .n_copies = s->n_copies,
+    };
+    return true;
+}
+
+static void count_rows(struct sched *s, const struct seq *q, const struct plan_seq *p)
+{
+    uint32_t end = p->n_past + p->n_tokens;
+    if (p->n_past < q->n_computed)
+        s->stats.recomputed_tokens += (end < q->n_computed ? end : q->n_computed) - p->n_past;
+    if (p->samples && q->n_tokens == q->n_prompt)
+        s->stats.prompt_tokens += q->n_prompt;
+}
+
+static void commit_seq(struct sched *s, uint32_t slot, const struct plan_seq *p, const struct seq_outcome *o)
+{
+    struct seq *q = &s->seqs[slot];
+    uint32_t chunk_tokens = s->config.chunk_tokens, end = p->n_past + p->n_tokens;
+    if (s->config.prefix_cache && o->n_chunk_hashes > q->n_hashes) {
+        assert(o->n_chunk_hashes <= end / chunk_tokens);
+        q->n_hashes = o->n_chunk_hashes;
+    }
+    count_rows(s, q, p);
+    q->n_past = end;
+    if (end > q->n_computed)
+        q->n_computed = end;
+    for (uint32_t index = p->n_past / chunk_tokens; index < end / chunk_tokens; index++)
+        kv_publish(s, q, index);
+    if (q->cancelled) {
+        seq_end(s, slot, SCHED_CANCELLED, SCHED_REASON_NONE);
+        return;
+    }
+    assert(o->sampled == p->samples || (!o->sampled && o->finished));
+    if (o->sampled) {
+        q->n_tokens++;
+        s->stats.generated_tokens++;
+    }
+    if (o->finished || q->n_tokens >= q->max_tokens)
+        seq_end(s, slot, SCHED_FINISHED, SCHED_REASON_NONE);
+}
+
+void sched_commit(struct sched *s, const struct plan *p, const struct sched_outcome *o, double now_s)
+{
+    assert(s->plan_is_out && p->seqs == s->plan_seqs);
+    advance(s, now_s);
+    s->plan_is_out = false;
+    s->stats.n_steps++;
+    s->stats.step_s += o->seconds;
+    for (uint32_t i = 0; i < s->n_plan; i++) {
+        uint32_t slot = s->plan_slots[i];
+        s->seqs[slot].in_plan = false;
+        if (!o->failed)
+            commit_seq(s, slot, &s->plan_seqs[i], &o->seqs[i]);
+        else if (s->seqs[slot].cancelled)
+            seq_end(s, slot, SCHED_CANCELLED, SCHED_REASON_NONE);
+        else
+            seq_end(s, slot, SCHED_FAILED, SCHED_FAILED_DEVICE);
+    }
+    for (uint32_t i = 0; i < s->n_copies; i++)
+        kv_drop(s, s->plan_copies[i].src);
+    s->n_copies = 0;
+}
+
+/* Events and figures out. */
+
+bool sched_next_event(struct sched *s, struct sched_event *out)
+{
+    if (s->ended.n == 0)
+        return false;
+    uint32_t slot = s->ended.first;
+    struct seq *q = &s->seqs[slot];
+    *out = (struct sched_event){.id = q->id, .state = q->end_state, .reason = q->end_reason};
+    list_remove(s, &s->ended, slot);
+    index_map_remove(&s->by_id, q->id);
+    q->state = SEQ_FREE;
+    list_append(s, &s->unused, slot);
+    return true;
+}
+
+void sched_stats(const struct sched *s, struct sched_stats *out)
+{
+    *out = s->stats;
+    out->n_queued = s->n_queued;
+    out->n_running = s->running.n;
+    out->chunks_total = s->pool.n_chunks;
+    out->chunks_free = s->pool.n_free;
+    out->chunks_active = s->pool.n_active;
+    out->chunks_cached = s->pool.n_idle;
+}

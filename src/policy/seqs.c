@@ -1,0 +1,142 @@
+/* Where sequences stand: the queue (a heap), the running list (ordered), the ended list. */
+#include "policy/sched_impl.h"
+
+#include <assert.h>
+
+bool seq_before(const struct seq *a, const struct seq *b)
+{
+    return a->priority != b->priority ? a->priority < b->priority : a->arrival < b->arrival;
+}
+
+/* Lists. */
+
+static void list_insert_after(struct sched *s, struct seq_list *l, uint32_t prev, uint32_t slot)
+{
+    uint32_t next = prev == INDEX_NONE ? l->first : s->seqs[prev].next;
+    s->seqs[slot].prev = prev;
+    s->seqs[slot].next = next;
+    if (prev == INDEX_NONE)
+        l->first = slot;
+    else
+        s->seqs[prev].next = slot;
+    if (next == INDEX_NONE)
+        l->last = slot;
+    else
+        s->seqs[next].prev = slot;
+    l->n++;
+}
+
+void list_append(struct sched *s, struct seq_list *l, uint32_t slot)
+{
+    list_insert_after(s, l, l->last, slot);
+}
+
+void list_remove(struct sched *s, struct seq_list *l, uint32_t slot)
+{
+    struct seq *q = &s->seqs[slot];
+    if (q->prev == INDEX_NONE)
+        l->first = q->next;
+    else
+        s->seqs[q->prev].next = q->next;
+    if (q->next == INDEX_NONE)
+        l->last = q->prev;
+    else
+        s->seqs[q->next].prev = q->prev;
+    l->n--;
+}
+
+/* The queue: a binary heap on the order of service; each sequence knows its position, so that any can leave. */
+
+static void queue_place(struct sched *s, uint32_t at, uint32_t slot)
+{
+    s->queue[at] = slot;
+    s->seqs[slot].queue_at = at;
+}
+
+static void queue_sift(struct sched *s, uint32_t at, uint32_t slot)
+{
+    const struct seq *q = &s->seqs[slot];
+    while (at > 0 && seq_before(q, &s->seqs[s->queue[(at - 1) / 2]])) {
+        queue_place(s, at, s->queue[(at - 1) / 2]);
+        at = (at - 1) / 2;
+    }
+    for (;;) {
+        uint32_t child = 2 * at + 1;
+        if (child >= s->n_queued)
+            break;
+        if (child + 1 < s->n_queued && seq_before(&s->seqs[s->queue[child + 1]], &s->seqs[s->queue[child]]))
+            child++;
+        if (!seq_before(&s->seqs[s->queue[child]], q))
+            break;
+        queue_place(s, at, s->queue[child]);
+        at = child;
+    }
+    queue_place(s, at, slot);
+}
+
+void queue_push(struct sched *s, uint32_t slot)
+{
+    assert(s->n_queued < s->n_slots);
+    s->seqs[slot].state = SEQ_QUEUED;
+    s->n_queued++;
+    queue_sift(s, s->n_queued - 1, slot);
+}
+
+void queue_remove(struct sched *s, uint32_t slot)
+{
+    uint32_t at = s->seqs[slot].queue_at, moved = s->queue[--s->n_queued];
+    assert(s->seqs[slot].state == SEQ_QUEUED && at <= s->n_queued);
+    if (moved != slot)
+        queue_sift(s, at, moved);
+}
+
+/* Transitions. */
+
+void seq_start(struct sched *s, uint32_t slot)
+{
+    struct seq *q = &s->seqs[slot];
+    queue_remove(s, slot);
+    q->state = SEQ_RUNNING;
+    q->row_of_table = s->table_rows[--s->n_table_rows];
+    q->table = s->tables + (size_t)q->row_of_table * s->max_table;
+    q->n_waits = 0;
+    uint32_t prev = s->running.last; /* mostly the place: younger ones seldom run already */
+    while (prev != INDEX_NONE && seq_before(q, &s->seqs[prev]))
+        prev = s->seqs[prev].prev;
+    list_insert_after(s, &s->running, prev, slot);
+}
+
+static void seq_stop(struct sched *s, uint32_t slot)
+{
+    struct seq *q = &s->seqs[slot];
+    kv_release(s, q);
+    s->table_rows[s->n_table_rows++] = q->row_of_table;
+    q->table = NULL;
+    list_remove(s, &s->running, slot);
+}
+
+void seq_preempt(struct sched *s, uint32_t slot)
+{
+    assert(!s->seqs[slot].in_plan);
+    seq_stop(s, slot);
+    s->seqs[slot].n_preemptions++;
+    s->stats.n_preemptions++;
+    queue_push(s, slot);
+}
+
+void seq_end(struct sched *s, uint32_t slot, enum sched_state state, enum sched_reason reason)
+{
+    struct seq *q = &s->seqs[slot];
+    if (q->state == SEQ_RUNNING)
+        seq_stop(s, slot);
+    else
+        queue_remove(s, slot);
+    q->state = SEQ_ENDED;
+    q->end_state = state;
+    q->end_reason = reason;
+    q->hashes = NULL;
+    list_append(s, &s->ended, slot);
+    s->stats.n_finished += state == SCHED_FINISHED;
+    s->stats.n_cancelled += state == SCHED_CANCELLED;
+    s->stats.n_failed += state == SCHED_FAILED;
+}
