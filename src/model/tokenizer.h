@@ -1,12 +1,18 @@
-/* Tokenizers from GGUF metadata: text to token ids and back.
+/* Tokenizers from GGUF metadata (ggml's docs/gguf.md): text to token ids and back.
  *
- * Kinds: byte-level BPE (tokenizer.ggml.model = gpt2; the pre-tokenizer's regular expressions chosen by
- * tokenizer.ggml.pre), and SentencePiece-style BPE with byte fallback (llama). Others are refused with an error that
- * names them.
+ * Kinds: byte-level BPE (tokenizer.ggml.model = gpt2; words are cut as tokenizer.ggml.pre says, see pretokenizer.h),
+ * and SentencePiece's BPE with byte fallback (llama). Others are refused with an error that names them.
  *
  * A tokenizer copies what it needs from the file and is immutable after creation: any thread may use it at the same
- * time. Text is bytes with a length; text that is not valid UTF-8 is handled as bytes (no failure, nothing lost).
- * Cost is near-linear in the text's length, also for adversarial text (a megabyte of one letter).
+ * time. Text is bytes with a length, up to 1 GiB; text that is not valid UTF-8 is handled as bytes (no failure, nothing
+ * lost). Models whose own tokenizer normalises (Qwen, MPT, OLMo, Command-R: Unicode's form C) get normalised text; for
+ * the others decoding gives back what was encoded. Cost is near-linear in the text's length, also for adversarial text
+ * (a megabyte of one letter).
+ *
+ * A file may hold 4,194,304 tokens, 8,388,608 merges and 256 MiB of token text. Of tokens with the same name encoding
+ * gives the first; empty tokens are never given; merges that name no tokens are ignored (with a warning), as are
+ * special ids outside the vocabulary. A byte that the vocabulary cannot say becomes the unknown token, or nothing if
+ * there is none.
  */
 #ifndef WEIR_MODEL_TOKENIZER_H
 #define WEIR_MODEL_TOKENIZER_H
@@ -52,7 +58,8 @@ struct gguf_str tokenizer_piece(const struct tokenizer *t, token_id id, bool wit
 /* The token's literal name in the vocabulary (for inspect and chat templates' bos_token). */
 struct gguf_str tokenizer_name(const struct tokenizer *t, token_id id);
 
-/* Whole sequences: appends the text to out. Undoes the leading space that SentencePiece adds. */
+/* Whole sequences: appends the text to out, byte for byte. Undoes the space that SentencePiece adds at the beginning
+ * and behind each special token that is shown. Fails only as out does. */
 int tokenizer_decode(const struct tokenizer *t, const token_id *ids, size_t n, bool with_special, struct buf *out);
 
 /* Incremental detokenisation: text is handed out only on UTF-8 borders, so that pieces joined together equal
