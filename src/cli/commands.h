@@ -9,4 +9,6 @@ struct command {
     int (*run)(int argc, char **argv);
 };
 
+int cmd_serve(int argc, char **argv);
+
 #endif

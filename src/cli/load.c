@@ -1,0 +1,260 @@
+#include "cli/load.h"
+
+#include "base/clock.h"
+#include "base/embed.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "model/forward.h"
+#include "model/gguf.h"
+#include "model/model.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define PAGE_BYTES 4096
+#define MAX_TEMPLATE_BYTES ((size_t)4 << 20)
+
+void load_config_default(struct load_config *c)
+{
+    *c = (struct load_config){.kv_type = "f16",
+                              .max_running = 32,
+                              .max_queued = 256,
+                              .max_step_tokens = 512,
+                              .chunk_tokens = 32,
+                              .log_level = "info",
+                              .log_format = "text"};
+}
+
+static int choose(const char *what, const char *value, const char *const *names, struct err *e)
+{
+    for (int i = 0; names[i]; i++) {
+        if (!strcmp(names[i], value))
+            return i;
+    }
+    struct buf list;
+    buf_init(&list, 256);
+    for (int i = 0; names[i]; i++)
+        buf_printf(&list, "%s%s", i ? ", " : "", names[i]);
+    err_set(e, WEIR_EINVAL, "--%s: '%s' is not one of %s", what, value, list.data);
+    buf_finish(&list);
+    return WEIR_EINVAL;
+}
+
+int load_setup_log(const struct load_config *c, struct err *e)
+{
+    static const char *const levels[] = {"debug", "info", "warn", "error", "off", NULL};
+    static const char *const formats[] = {"text", "json", NULL};
+    int level = choose("log-level", c->log_level, levels, e);
+    int format = level < 0 ? level : choose("log-format", c->log_format, formats, e);
+    if (format < 0)
+        return format;
+    log_setup((enum log_level)level, (enum log_format)format);
+    return 0;
+}
+
+static uint64_t read_number(const char *path, const char *key, uint64_t unit)
+{
+    char *text;
+    size_t n;
+    if (file_read(path, 65536, &text, &n, NULL))
+        return UINT64_MAX;
+    const char *at = *key ? strstr(text, key) : text;
+    char *end = text;
+    uint64_t v = at ? strtoull(at + strlen(key), &end, 10) : 0;
+    bool valid = at && end != at + strlen(key);
+    free(text);
+    return valid ? v * unit : UINT64_MAX;
+}
+
+/* Memory that this process may still take: the machine's, or its control group's if that is less. */
+static uint64_t available_bytes(void)
+{
+    uint64_t machine = read_number("/proc/meminfo", "MemAvailable:", 1024);
+    uint64_t limit = read_number("/sys/fs/cgroup/memory.max", "", 1);
+    uint64_t used = read_number("/sys/fs/cgroup/memory.current", "", 1);
+    if (limit != UINT64_MAX && used != UINT64_MAX) {
+        uint64_t left = limit > used ? limit - used : 0;
+        if (left < machine)
+            return left;
+    }
+    return machine == UINT64_MAX ? (uint64_t)4 << 30 : machine;
+}
+
+/* Reads the weights into memory now, so that the first request doesn't; progress on a terminal. */
+static void read_weights(const struct model *m, bool quiet)
+{
+    uint64_t total = gguf_file_bytes(m->file), done = 0, shown = 0;
+    if (total > available_bytes()) {
+        LOG(LOG_WARN, "the model is larger than free memory: it will be read from disk again and again",
+            {"model_bytes", log_u64(total)});
+        return;
+    }
+    bool progress = !quiet && isatty(STDERR_FILENO);
+    volatile unsigned char touch = 0;
+    for (uint64_t i = 0; i < gguf_n_tensors(m->file); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(m->file, i);
+        uintptr_t page = (uintptr_t)t->data & ~(uintptr_t)(PAGE_BYTES - 1);
+        madvise((void *)page, t->n_bytes + ((uintptr_t)t->data - page), MADV_WILLNEED);
+        for (size_t at = 0; at < t->n_bytes; at += PAGE_BYTES)
+            touch = (unsigned char)(touch ^ t->data[at]);
+        done += t->n_bytes;
+        if (progress && total && done * 100 / total > shown) {
+            shown = done * 100 / total;
+            fprintf(stderr, "\rloading %s: %3u %%", m->name, (unsigned)shown);
+        }
+    }
+    if (progress)
+        fprintf(stderr, "\rloading %s: done \n", m->name);
+}
+
+static int open_model(struct loaded *l, const struct load_config *c, struct err *e)
+{
+    struct gguf *file;
+    int r;
+    if (c->model_path) {
+        r = gguf_open(&file, c->model_path, e);
+    } else {
+        const struct embed_file *demo = embed_find("demo_model");
+        if (!demo)
+            return err_set(e, WEIR_EINVAL, "this build carries no demo model: give the path of a GGUF file");
+        r = gguf_open_memory(&file, demo->begin, (size_t)(demo->end - demo->begin), e);
+    }
+    if (r)
+        return r;
+    r = tokenizer_create(&l->tokenizer, file, e);
+    if (!r)
+        r = model_open(&l->model, file, e);
+    if (r) {
+        gguf_close(file);
+        return c->model_path ? err_prefix(e, "%s", c->model_path) : r;
+    }
+    r = forward_create(&l->forward, l->model, e);
+    if (!r)
+        read_weights(l->model, c->quiet);
+    return r;
+}
+
+static char *token_name(const struct tokenizer *t, token_id id)
+{
+    if (id == TOKEN_NONE)
+        return mem_strndup("", 0);
+    struct gguf_str s = tokenizer_name(t, id);
+    return mem_strndup(s.n ? s.s : "", s.n);
+}
+
+static int open_template(struct loaded *l, const struct load_config *c, struct err *e)
+{
+    char *source = NULL;
+    size_t n = 0;
+    int r = 0;
+    struct gguf_str own;
+    if (c->template_path) {
+        r = file_read(c->template_path, MAX_TEMPLATE_BYTES, &source, &n, e);
+    } else if (!gguf_get_str(l->model->file, "tokenizer.chat_template", &own, NULL) && own.n) {
+        source = own.n <= MAX_TEMPLATE_BYTES ? mem_strndup(own.s, own.n) : NULL;
+        if (!source)
+            r = err_set(e, WEIR_ELIMIT, "the model's chat template has %zu bytes, more than %zu", own.n,
+                        MAX_TEMPLATE_BYTES);
+    }
+    if (r || !source)
+        return r;
+    char *bos = token_name(l->tokenizer, tokenizer_bos(l->tokenizer));
+    char *eos = token_name(l->tokenizer, tokenizer_eos(l->tokenizer));
+    l->template_knows_developer = strstr(source, "developer") != NULL;
+    r = bos && eos ? chat_template_create(&l->chat, source, bos, eos, NULL, e) : err_set(e, WEIR_ENOMEM, "no memory");
+    free(bos);
+    free(eos);
+    free(source);
+    return r ? err_prefix(e, "chat template%s%s", c->template_path ? " " : "", c->template_path ? c->template_path : "")
+             : 0;
+}
+
+/* Chunks and context that go together: what is asked for, else what fits. */
+static int size_kv(struct loaded *l, const struct load_config *c, struct err *e)
+{
+    struct engine_config *ec = &l->config;
+    size_t chunk_bytes = device_chunk_bytes(l->model, ec->device.kv_type, c->chunk_tokens);
+    uint64_t context = c->context ? c->context : l->model->n_ctx_train;
+    uint64_t per_seq = (context + c->chunk_tokens - 1) / c->chunk_tokens;
+    uint64_t useful = per_seq * c->max_running, n = c->kv_chunks;
+    uint64_t budget = c->kv_memory_bytes ? c->kv_memory_bytes : available_bytes() / 2;
+    if (!n && c->kv_memory_bytes)
+        n = budget / chunk_bytes;
+    else if (!n)
+        n = budget / chunk_bytes < useful ? budget / chunk_bytes : useful;
+    if (!n || n > UINT32_MAX / 2)
+        return err_set(e, WEIR_EINVAL, "KV memory of %llu chunks of %zu bytes is not usable; see --kv-memory",
+                       (unsigned long long)n, chunk_bytes);
+    if (n < per_seq && c->context)
+        return err_set(e, WEIR_EINVAL,
+                       "a context of %llu tokens needs %llu KV chunks (%.1f GiB), but there are %llu; lower --ctx, "
+                       "raise --kv-memory or use --kv-type q8_0",
+                       (unsigned long long)context, (unsigned long long)per_seq,
+                       (double)per_seq * (double)chunk_bytes / (1 << 30), (unsigned long long)n);
+    if (n < per_seq)
+        context = n * c->chunk_tokens;
+    ec->sched.n_chunks = ec->device.n_chunks = (uint32_t)n;
+    ec->sched.max_context = ec->device.max_context = (uint32_t)context;
+    l->kv_bytes = (size_t)n * chunk_bytes;
+    return 0;
+}
+
+static int start_engine(struct loaded *l, const struct load_config *c, struct err *e)
+{
+    static const char *const kv_types[] = {"f16", "q8_0", NULL};
+    int kv_type = choose("kv-type", c->kv_type, kv_types, e);
+    if (kv_type < 0)
+        return kv_type;
+    l->config = (struct engine_config){
+        .sched = {.chunk_tokens = c->chunk_tokens,
+                  .max_running = c->max_running,
+                  .max_queued = c->max_queued,
+                  .max_step_tokens = c->max_step_tokens > c->max_running ? c->max_step_tokens : c->max_running,
+                  .prefix_cache = !c->no_prefix_cache},
+        .device = {.n_threads = c->threads,
+                   .pin_threads = !c->no_pin,
+                   .kv_type = kv_type ? KV_Q8_0 : KV_F16,
+                   .chunk_tokens = c->chunk_tokens},
+        .max_inbox = c->max_queued + c->max_running,
+    };
+    l->config.device.max_step_tokens = l->config.sched.max_step_tokens;
+    l->config.device.max_step_seqs = c->max_running;
+    l->config.device.max_outputs = l->config.sched.max_step_tokens; /* echoed prompts want every row */
+    int r = size_kv(l, c, e);
+    return r ? r : engine_create(&l->engine, l->forward, l->tokenizer, &l->config, e);
+}
+
+int load_open(struct loaded *l, const struct load_config *c, struct err *e)
+{
+    *l = (struct loaded){0};
+    double began = clock_monotonic_s();
+    int r = open_model(l, c, e);
+    if (!r)
+        r = open_template(l, c, e);
+    if (!r)
+        r = start_engine(l, c, e);
+    l->seconds = clock_monotonic_s() - began;
+    if (r)
+        load_close(l);
+    return r;
+}
+
+void load_stop_engine(struct loaded *l)
+{
+    engine_destroy(l->engine);
+    l->engine = NULL;
+}
+
+void load_close(struct loaded *l)
+{
+    load_stop_engine(l);
+    chat_template_destroy(l->chat);
+    forward_destroy(l->forward);
+    tokenizer_destroy(l->tokenizer);
+    model_close(l->model);
+    *l = (struct loaded){0};
+}

@@ -1,0 +1,77 @@
+/* From a model file to a running engine: what serve, run and batch share. Options, defaults that fit the machine, and
+ * loading with progress. */
+#ifndef WEIR_CLI_LOAD_H
+#define WEIR_CLI_LOAD_H
+
+#include "base/err.h"
+#include "cli/options.h"
+#include "engine/engine.h"
+#include "model/chat.h"
+
+struct load_config {
+    const char *model_path;    /* NULL: the bundled demo model */
+    const char *template_path; /* NULL: the model's own */
+    uint32_t threads;          /* 0: one for each core */
+    bool no_pin;
+    const char *kv_type;    /* "f16", "q8_0" */
+    uint32_t kv_chunks;     /* 0: from kv_memory */
+    size_t kv_memory_bytes; /* 0: half of the free memory, at most what max_running full contexts need */
+    uint32_t context;       /* tokens; 0: the model's, or what the KV memory holds */
+    uint32_t max_running, max_queued, max_step_tokens, chunk_tokens;
+    bool no_prefix_cache;
+    const char *log_level, *log_format;
+    bool quiet; /* no progress on stderr */
+};
+
+void load_config_default(struct load_config *c);
+
+/* Rows for an option table: LOAD_OPTIONS(config) goes between a command's own. */
+#define LOAD_OPTIONS(c)                                                                                                \
+    OPTIONS_TITLE("Model"),                                                                                            \
+        OPTION("model", OPT_STR, &(c)->model_path, "FILE", "the same as the argument; for config files"),              \
+        OPTION("ctx", OPT_U32, &(c)->context, "TOKENS",                                                                \
+               "context: prompt and output of one request (default: the model's)", .max = 1 << 24),                    \
+        OPTION("chat-template", OPT_STR, &(c)->template_path, "FILE", "Jinja template to use instead of the model's"), \
+        OPTION("threads", OPT_U32, &(c)->threads, "N", "worker threads (default: one for each core)", .max = 1024),    \
+        OPTION("no-pin", OPT_FLAG, &(c)->no_pin, NULL, "do not bind worker threads to cores"),                         \
+        OPTIONS_TITLE("Batching and KV memory"),                                                                       \
+        OPTION("kv-type", OPT_STR, &(c)->kv_type, "TYPE", "f16 or q8_0 (default f16)"),                                \
+        OPTION("kv-memory", OPT_BYTES, &(c)->kv_memory_bytes, "SIZE",                                                  \
+               "KV memory, like 8G (default: half of what is free, if that much is of use)"),                          \
+        OPTION("kv-chunks", OPT_U32, &(c)->kv_chunks, "N", "the same as a number of chunks", .max = 1 << 30),          \
+        OPTION("chunk-tokens", OPT_U32, &(c)->chunk_tokens, "N", "tokens in a chunk (default 32)", .min = 1,           \
+               .max = 256),                                                                                            \
+        OPTION("max-running", OPT_U32, &(c)->max_running, "N", "sequences in a step (default 32)", .min = 1,           \
+               .max = 4096),                                                                                           \
+        OPTION("max-queued", OPT_U32, &(c)->max_queued, "N", "waiting requests; more get 429 (default 256)", .min = 1, \
+               .max = 1 << 20),                                                                                        \
+        OPTION("max-step-tokens", OPT_U32, &(c)->max_step_tokens, "N", "tokens in a step (default 512)", .min = 1,     \
+               .max = 1 << 16),                                                                                        \
+        OPTION("no-prefix-cache", OPT_FLAG, &(c)->no_prefix_cache, NULL, "do not share and keep equal prefixes"),      \
+        OPTIONS_TITLE("Logs"),                                                                                         \
+        OPTION("log-level", OPT_STR, &(c)->log_level, "LEVEL", "debug, info, warn, error or off (default info)"),      \
+        OPTION("log-format", OPT_STR, &(c)->log_format, "FORMAT", "text or json (default text)")
+
+/* Sets up the log as asked for. */
+int load_setup_log(const struct load_config *c, struct err *e);
+
+struct loaded {
+    struct model *model;
+    struct forward *forward;
+    struct tokenizer *tokenizer;
+    struct chat_template *chat;    /* NULL if the model has none */
+    bool template_knows_developer; /* its text mentions that role */
+    struct engine *engine;
+    struct engine_config config; /* as it was used: sched.n_chunks, sched.max_context, ... */
+    size_t kv_bytes;
+    double seconds;
+};
+
+/* Opens, checks and reads the model, makes the template, starts the engine. On failure nothing is left. */
+int load_open(struct loaded *l, const struct load_config *c, struct err *e);
+void load_close(struct loaded *l);
+
+/* load_close in two steps, for owners whose callbacks the engine still calls while it ends. */
+void load_stop_engine(struct loaded *l);
+
+#endif
