@@ -1,0 +1,397 @@
+#include "device/profile.h"
+
+#include "base/embed.h"
+#include "base/file.h"
+#include "base/suggest.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PREFIX "devices/"
+#define MAX_NAMES 256
+#define MAX_PROFILE_BYTES (1u << 18)
+
+static const char *const compute_names[PROFILE_COMPUTE_COUNT] = {"f32", "f16", "fp8", "int8"};
+
+struct reader {
+    const char *file;
+    struct err *e;
+    int rc; /* the first error */
+};
+
+static void fail(struct reader *r, const char *where, const char *what)
+{
+    if (!r->rc)
+        r->rc = err_set(r->e, WEIR_EFORMAT, "profile %s: %s %s", r->file, where, what);
+}
+
+/* Refuses keys that are not in the list. */
+static void check_keys(struct reader *r, const json_t *object, const char *where, const char *const *known, size_t n)
+{
+    const char *key;
+    json_t *v;
+    json_object_foreach((json_t *)(uintptr_t)object, key, v)
+    {
+        size_t i = 0;
+        while (i < n && strcmp(known[i], key))
+            i++;
+        if (i < n || r->rc)
+            continue;
+        const char *near = suggest_nearest(key, known, n);
+        char text[160];
+        snprintf(text, sizeof text, "has an unknown key '%.60s'%s%s%s", key, near ? "; did you mean " : "",
+                 near ? near : "", near ? "?" : "");
+        fail(r, where, text);
+    }
+}
+#define CHECK_KEYS(r, object, where, ...)                                                                              \
+    do {                                                                                                               \
+        static const char *const known_[] = {__VA_ARGS__};                                                             \
+        check_keys(r, object, where, known_, sizeof known_ / sizeof *known_);                                          \
+    } while (0)
+
+/* A number from lo to hi; `fallback` if absent (NAN: required). */
+static double number(struct reader *r, const json_t *object, const char *where, const char *key, double fallback,
+                     double lo, double hi)
+{
+    const json_t *v = json_object_get(object, key);
+    char text[160];
+    if (!v) {
+        if (isnan(fallback)) {
+            snprintf(text, sizeof text, "lacks %s", key);
+            fail(r, where, text);
+            return lo;
+        }
+        return fallback;
+    }
+    double x = json_number_value(v);
+    if (!json_is_number(v) || !(x >= lo) || !(x <= hi)) {
+        snprintf(text, sizeof text, "has %s outside of %g to %g", key, lo, hi);
+        fail(r, where, text);
+        return lo;
+    }
+    return x;
+}
+
+static void name_of(struct reader *r, const json_t *object, const char *where, char *out, size_t size)
+{
+    const char *s = json_string_value(json_object_get(object, "name"));
+    if (!s || !*s || strlen(s) >= size)
+        fail(r, where, "needs a short \"name\"");
+    snprintf(out, size, "%s", s ? s : "");
+}
+
+static void read_memory(struct reader *r, struct profile *p, const json_t *root)
+{
+    const json_t *tiers = json_object_get(root, "memory");
+    if (!json_is_array(tiers) || !json_array_size(tiers) || json_array_size(tiers) > PROFILE_MAX_TIERS) {
+        fail(r, "\"memory\"", "must be a list of 1 to 4 tiers, fastest first");
+        return;
+    }
+    p->n_tiers = (uint32_t)json_array_size(tiers);
+    for (uint32_t i = 0; i < p->n_tiers; i++) {
+        const json_t *t = json_array_get(tiers, i);
+        char where[32];
+        snprintf(where, sizeof where, "memory[%u]", i);
+        CHECK_KEYS(r, t, where, "name", "capacity_bytes", "bandwidth_bytes_per_s", "latency_s");
+        name_of(r, t, where, p->tiers[i].name, sizeof p->tiers[i].name);
+        p->tiers[i].capacity_bytes = number(r, t, where, "capacity_bytes", NAN, 1e6, 1e17);
+        p->tiers[i].bytes_per_s = number(r, t, where, "bandwidth_bytes_per_s", NAN, 1e6, 1e16);
+        p->tiers[i].latency_s = number(r, t, where, "latency_s", 0, 0, 10);
+        if (i && p->tiers[i].bytes_per_s > p->tiers[i - 1].bytes_per_s)
+            fail(r, where, "is faster than the tier before it: fastest first");
+    }
+}
+
+static void read_compute(struct reader *r, struct profile *p, const json_t *root)
+{
+    const json_t *c = json_object_get(root, "compute_ops_per_s");
+    if (!json_is_object(c)) {
+        fail(r, "\"compute_ops_per_s\"", "must be an object: {\"f16\": 1e14, ...}");
+        return;
+    }
+    check_keys(r, c, "compute_ops_per_s", compute_names, PROFILE_COMPUTE_COUNT);
+    p->ops_per_s[PROFILE_F16] = number(r, c, "compute_ops_per_s", "f16", NAN, 1e6, 1e19);
+    for (int i = 0; i < PROFILE_COMPUTE_COUNT; i++)
+        p->ops_per_s[i] = number(r, c, "compute_ops_per_s", compute_names[i], p->ops_per_s[PROFILE_F16], 1e6, 1e19);
+}
+
+static void read_links(struct reader *r, struct profile *p, const json_t *root)
+{
+    const json_t *links = json_object_get(root, "links");
+    if (!links)
+        return;
+    if (!json_is_array(links) || json_array_size(links) > PROFILE_MAX_LINKS) {
+        fail(r, "\"links\"", "must be a list of at most 4");
+        return;
+    }
+    p->n_links = (uint32_t)json_array_size(links);
+    for (uint32_t i = 0; i < p->n_links; i++) {
+        const json_t *l = json_array_get(links, i);
+        const char *to = json_string_value(json_object_get(l, "to"));
+        char where[32];
+        snprintf(where, sizeof where, "links[%u]", i);
+        CHECK_KEYS(r, l, where, "name", "to", "bandwidth_bytes_per_s", "latency_s", "max_devices");
+        name_of(r, l, where, p->links[i].name, sizeof p->links[i].name);
+        if (!to || (strcmp(to, "peer") && strcmp(to, "host")))
+            fail(r, where, "needs \"to\": \"peer\" or \"host\"");
+        p->links[i].to_host = to && !strcmp(to, "host");
+        p->links[i].bytes_per_s = number(r, l, where, "bandwidth_bytes_per_s", NAN, 1e6, 1e16);
+        p->links[i].latency_s = number(r, l, where, "latency_s", 0, 0, 10);
+        p->links[i].max_devices = (uint32_t)number(r, l, where, "max_devices", 2, 1, 65536);
+    }
+}
+
+static void read_rest(struct reader *r, struct profile *p, const json_t *root)
+{
+    const json_t *numa = json_object_get(root, "numa"), *a = json_object_get(root, "attainable");
+    const char *kind = json_string_value(json_object_get(root, "kind"));
+    if (!kind || (strcmp(kind, "gpu") && strcmp(kind, "cpu")))
+        fail(r, "\"kind\"", "must be \"gpu\" or \"cpu\"");
+    p->is_cpu = kind && !strcmp(kind, "cpu");
+    p->measured = json_is_true(json_object_get(root, "measured"));
+    CHECK_KEYS(r, numa, "numa", "nodes", "remote_bandwidth_fraction");
+    p->numa_nodes = (uint32_t)number(r, numa, "numa", "nodes", 1, 1, 1024);
+    p->numa_remote_fraction = number(r, numa, "numa", "remote_bandwidth_fraction", 1, 0.01, 1);
+    p->watts = number(r, root, "profile", "watts", 0, 0, 1e6);
+    p->price_per_hour = number(r, root, "profile", "price_per_hour", 0, 0, 1e6);
+    CHECK_KEYS(r, a, "attainable", "bandwidth", "compute", "layer_overhead_s", "step_overhead_s");
+    p->attain_bandwidth = number(r, a, "attainable", "bandwidth", p->measured ? 1 : 0.8, 0.01, 1);
+    p->attain_compute = number(r, a, "attainable", "compute", p->measured ? 1 : 0.6, 0.001, 1);
+    p->layer_overhead_s = number(r, a, "attainable", "layer_overhead_s", 0, 0, 1);
+    p->step_overhead_s = number(r, a, "attainable", "step_overhead_s", 0, 0, 10);
+    const json_t *sources = json_object_get(root, "sources");
+    if (sources && !json_is_object(sources))
+        fail(r, "\"sources\"", "must be an object of texts");
+}
+
+int profile_parse(struct profile *p, const char *json, size_t n, const char *name, struct err *e)
+{
+    *p = (struct profile){0};
+    json_error_t je;
+    json_t *root = json_loadb(json, n, JSON_REJECT_DUPLICATES, &je);
+    if (!json_is_object(root)) {
+        json_decref(root);
+        return err_set(e, WEIR_EFORMAT, "profile %s: not a JSON object (line %d: %s)", name, je.line, je.text);
+    }
+    struct reader r = {.file = name, .e = e};
+    CHECK_KEYS(&r, root, "profile", "name", "aliases", "kind", "memory", "compute_ops_per_s", "links", "numa", "watts",
+               "price_per_hour", "measured", "attainable", "sources");
+    name_of(&r, root, "profile", p->name, sizeof p->name);
+    snprintf(p->id, sizeof p->id, "%s", name);
+    read_memory(&r, p, root);
+    read_compute(&r, p, root);
+    read_links(&r, p, root);
+    read_rest(&r, p, root);
+    json_decref(root);
+    return r.rc;
+}
+
+/* ---- names ---- */
+
+const char *profile_name(unsigned i)
+{
+    for (const struct embed_file *f = embed_files; f->name; f++) {
+        if (!strncmp(f->name, PREFIX, strlen(PREFIX)) && i-- == 0)
+            return f->name + strlen(PREFIX);
+    }
+    return NULL;
+}
+
+static bool has_alias(const struct embed_file *f, const char *name)
+{
+    json_t *root = json_loadb((const char *)f->begin, (size_t)(f->end - f->begin), 0, NULL), *v;
+    size_t i;
+    bool found = false;
+    json_array_foreach(json_object_get(root, "aliases"), i, v)
+    {
+        const char *alias = json_string_value(v);
+        found |= alias && suggest_same(alias, name);
+    }
+    json_decref(root);
+    return found;
+}
+
+static const struct embed_file *find(const char *name)
+{
+    for (const struct embed_file *f = embed_files; f->name; f++) {
+        if (!strncmp(f->name, PREFIX, strlen(PREFIX)) &&
+            (suggest_same(f->name + strlen(PREFIX), name) || has_alias(f, name)))
+            return f;
+    }
+    return NULL;
+}
+
+static int no_such_device(const char *what, struct err *e)
+{
+    const char *names[MAX_NAMES], *name;
+    unsigned n = 0;
+    while (n < MAX_NAMES && (name = profile_name(n)))
+        names[n++] = name;
+    const char *near = suggest_nearest(what, names, n);
+    if (near)
+        return err_set(e, WEIR_ENOTFOUND, "no device '%s'; did you mean %s?", what, near);
+    char list[384] = "";
+    for (unsigned i = 0; i < n; i++) {
+        size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", names[i]);
+    }
+    return err_set(e, WEIR_ENOTFOUND, "no device '%s': give a profile's .json file or one of %s", what, list);
+}
+
+static bool is_path(const char *what)
+{
+    size_t n = strlen(what);
+    return strchr(what, '/') || (n > 5 && !strcmp(what + n - 5, ".json"));
+}
+
+/* "bandwidth=2" and so on, after the name. */
+static int apply_factor(struct profile *p, const char *text, struct err *e)
+{
+    static const char *const names[] = {"bandwidth", "compute", "capacity", "link", "watts", "price"};
+    char key[32] = "", *end;
+    const char *eq = strchr(text, '=');
+    if (eq && (size_t)(eq - text) < sizeof key)
+        memcpy(key, text, (size_t)(eq - text));
+    double x = eq ? strtod(eq + 1, &end) : 0;
+    if (!eq || end == eq + 1 || *end || !(x > 0) || !(x <= 1e6))
+        return err_set(e, WEIR_EINVAL, "'%s' is no factor; write for example h100:bandwidth=2:compute=0.8", text);
+    if (!strcmp(key, "bandwidth")) {
+        p->tiers[0].bytes_per_s *= x;
+    } else if (!strcmp(key, "compute")) {
+        for (int i = 0; i < PROFILE_COMPUTE_COUNT; i++)
+            p->ops_per_s[i] *= x;
+    } else if (!strcmp(key, "capacity")) {
+        p->tiers[0].capacity_bytes *= x;
+    } else if (!strcmp(key, "link")) {
+        for (uint32_t i = 0; i < p->n_links; i++)
+            p->links[i].bytes_per_s *= x;
+    } else if (!strcmp(key, "watts")) {
+        p->watts *= x;
+    } else if (!strcmp(key, "price")) {
+        p->price_per_hour *= x;
+    } else {
+        const char *near = suggest_nearest(key, names, sizeof names / sizeof *names);
+        return err_set(e, WEIR_EINVAL,
+                       "a device has no '%s' to scale%s%s; there are bandwidth, compute, capacity, "
+                       "link, watts, price",
+                       key, near ? "; did you mean " : "", near ? near : "");
+    }
+    return 0;
+}
+
+static int load(const char *name, char **json, size_t *n, struct err *e)
+{
+    if (is_path(name))
+        return file_read(name, MAX_PROFILE_BYTES, json, n, e);
+    const struct embed_file *f = find(name);
+    if (!f)
+        return no_such_device(name, e);
+    *n = (size_t)(f->end - f->begin);
+    *json = malloc(*n + 1);
+    if (!*json)
+        return err_set(e, WEIR_ENOMEM, "no memory for a profile");
+    memcpy(*json, f->begin, *n + 1);
+    return 0;
+}
+
+int profile_open(struct profile *p, const char *what, struct err *e)
+{
+    char copy[1024], *rest = NULL, *json;
+    size_t n;
+    if (snprintf(copy, sizeof copy, "%s", what) >= (int)sizeof copy)
+        return err_set(e, WEIR_EINVAL, "the device's name is too long");
+    char *name = strtok_r(copy, ":", &rest);
+    if (!name)
+        return err_set(e, WEIR_EINVAL, "the device's name is empty");
+    int rc = load(name, &json, &n, e);
+    if (rc)
+        return rc;
+    rc = profile_parse(p, json, n, name, e);
+    free(json);
+    if (rc)
+        return rc;
+    snprintf(p->id, sizeof p->id, "%s", what);
+    for (char *factor; (factor = strtok_r(NULL, ":", &rest));) {
+        if ((rc = apply_factor(p, factor, e)))
+            return rc;
+    }
+    return 0;
+}
+
+int profile_source_text(const char *what, char **out, struct err *e)
+{
+    char *json, name[1024];
+    size_t n;
+    snprintf(name, sizeof name, "%.*s", (int)strcspn(what, ":"), what);
+    int rc = load(name, &json, &n, e);
+    if (rc)
+        return rc;
+    json_t *root = json_loadb(json, n, 0, NULL), *sources = json_object_get(root, "sources");
+    *out = json_dumps(sources ? sources : root, JSON_INDENT(2));
+    json_decref(root);
+    free(json);
+    return *out ? 0 : err_set(e, WEIR_ENOMEM, "no memory for the sources");
+}
+
+enum profile_compute profile_compute_type(const char *name)
+{
+    for (int i = 0; i < PROFILE_COMPUTE_COUNT; i++) {
+        if (!strcmp(name, compute_names[i]))
+            return (enum profile_compute)i;
+    }
+    return PROFILE_F16;
+}
+
+const struct profile_link *profile_peer_link(const struct profile *p)
+{
+    for (uint32_t i = 0; i < p->n_links; i++) {
+        if (!p->links[i].to_host)
+            return &p->links[i];
+    }
+    return NULL;
+}
+
+/* ---- writing ---- */
+
+static json_t *format_links(const struct profile *p)
+{
+    json_t *links = json_array();
+    for (uint32_t i = 0; i < p->n_links; i++) {
+        const struct profile_link *l = &p->links[i];
+        json_array_append_new(links, json_pack("{s:s, s:s, s:f, s:f, s:i}", "name", l->name, "to",
+                                               l->to_host ? "host" : "peer", "bandwidth_bytes_per_s", l->bytes_per_s,
+                                               "latency_s", l->latency_s, "max_devices", (int)l->max_devices));
+    }
+    return links;
+}
+
+char *profile_format(const struct profile *p, const char *source)
+{
+    json_t *memory = json_array(), *compute = json_object(), *sources = json_object();
+    for (uint32_t i = 0; i < p->n_tiers; i++) {
+        const struct profile_tier *t = &p->tiers[i];
+        json_array_append_new(memory,
+                              json_pack("{s:s, s:f, s:f, s:f}", "name", t->name, "capacity_bytes", t->capacity_bytes,
+                                        "bandwidth_bytes_per_s", t->bytes_per_s, "latency_s", t->latency_s));
+    }
+    for (int i = 0; i < PROFILE_COMPUTE_COUNT; i++)
+        json_object_set_new(compute, compute_names[i], json_real(p->ops_per_s[i]));
+    static const char *const groups[] = {"memory", "compute_ops_per_s", "attainable"};
+    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++)
+        json_object_set_new(sources, groups[i], json_string(source));
+    json_t *root = json_pack(
+        "{s:s, s:s, s:b, s:o, s:o, s:o, s:{s:i, s:f}, s:f, s:{s:f, s:f, s:f, s:f}, s:o}", "name", p->name, "kind",
+        p->is_cpu ? "cpu" : "gpu", "measured", p->measured, "memory", memory, "compute_ops_per_s", compute, "links",
+        format_links(p), "numa", "nodes", (int)p->numa_nodes, "remote_bandwidth_fraction", p->numa_remote_fraction,
+        "watts", p->watts, "attainable", "bandwidth", p->attain_bandwidth, "compute", p->attain_compute,
+        "layer_overhead_s", p->layer_overhead_s, "step_overhead_s", p->step_overhead_s, "sources", sources);
+    if (root && p->price_per_hour > 0)
+        json_object_set_new(root, "price_per_hour", json_real(p->price_per_hour));
+    char *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) : NULL;
+    json_decref(root);
+    return text;
+}
