@@ -10,5 +10,6 @@ struct command {
 };
 
 int cmd_serve(int argc, char **argv);
+int cmd_inspect(int argc, char **argv);
 
 #endif

@@ -4,6 +4,7 @@
 #include <string.h>
 
 static const struct command commands[] = {
+    {"inspect", "show what is in a model file", cmd_inspect},
     {NULL, NULL, NULL},
 };
 

@@ -26,8 +26,12 @@ struct device_config {
     uint32_t n_chunks;
     uint32_t max_step_tokens; /* rows of a step at most */
     uint32_t max_step_seqs;
-    uint32_t max_outputs; /* logits rows of a step at most */
-    uint32_t max_context; /* positions: 0 .. max_context-1 */
+    uint32_t max_outputs;          /* logits rows of a step at most */
+    uint32_t max_context;          /* positions: 0 .. max_context-1 */
+    const struct kernels *kernels; /* of the CPU device; NULL: kernels_get() */
+    /* While the weights are brought into memory, called on the creating thread with 0..1; may be NULL. */
+    void (*progress)(double fraction, void *user);
+    void *progress_user;
 };
 
 struct step_seq {
@@ -58,6 +62,8 @@ struct step_result {
 
 struct device {
     const struct device_ops *ops;
+    const struct model *model;
+    struct device_config config; /* as the device runs it: n_threads resolved */
 };
 
 struct device_ops {
@@ -66,6 +72,7 @@ struct device_ops {
     int (*start)(struct device *d, const struct step *s, struct err *e);
     int (*wait)(struct device *d, struct step_result *out, struct err *e);
     void (*copy_chunk)(struct device *d, uint32_t src, uint32_t dst, uint32_t n_tokens);
+    void (*poison_chunk)(struct device *d, uint32_t chunk);
     uint64_t (*memory_bytes)(const struct device *d);
 };
 
@@ -80,6 +87,9 @@ int device_wait(struct device *d, struct step_result *out, struct err *e);
 
 /* Copies the first n_tokens of chunk src over those of dst, all layers (copy on write). Between steps only. */
 void device_copy_chunk(struct device *d, uint32_t src, uint32_t dst, uint32_t n_tokens);
+
+/* Fills a chunk that nobody owns with values that ruin whatever still reads it. For debug builds; between steps. */
+void device_poison_chunk(struct device *d, uint32_t chunk);
 
 /* Weights (if copied), KV and scratch. */
 uint64_t device_memory_bytes(const struct device *d);

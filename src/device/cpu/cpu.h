@@ -1,0 +1,176 @@
+/* The CPU device's inside: scratch of a step, and the operations that its workers run together. Private to
+ * src/device/cpu.
+ *
+ * All workers walk the list of operations in step; an operation splits its rows of weights (or heads, or chunks of keys
+ * and values) among them and ends in a barrier. What one worker computes never depends on how many there are: a row of
+ * a product is computed whole by one worker, and attention is cut at fixed positions of a sequence (see attention.c).
+ */
+#ifndef WEIR_DEVICE_CPU_CPU_H
+#define WEIR_DEVICE_CPU_CPU_H
+
+#include "device/cpu/team.h"
+#include "device/device.h"
+
+#define ALIGN_FLOATS 16 /* 64 bytes */
+
+/* Activation rows packed for products, by format; NULL where no weight needs it. */
+struct packed {
+    unsigned char *rows[ACT_FORMAT_COUNT];
+    size_t row_bytes[ACT_FORMAT_COUNT]; /* distance of rows */
+};
+
+/* Running state of online softmax, for a number of queries. */
+struct attn_state {
+    float *m, *l; /* [n] */
+    float *acc;   /* [n][head_dim] */
+};
+
+/* What one worker alone uses. */
+struct cpu_thread {
+    _Alignas(64) struct step_traffic traffic;
+    float *row;                              /* one normed row of activations */
+    unsigned char *packed[ACT_FORMAT_COUNT]; /* few rows, packed by this worker for itself */
+    struct attn_state total, span;           /* [attn_queries] */
+    uint32_t *first, *last;                  /* [attn_queries] */
+    uint32_t *expert_first, *expert_cursor;  /* [n_expert + 1] slots of each expert */
+    uint32_t *slot_of;                       /* [rows * n_expert_used] */
+};
+
+/* One sequence's query rows against one KV head: the unit of attention. */
+struct attn_item {
+    uint32_t seq, kv_head;
+    uint32_t first_row, n_rows;   /* of the step */
+    uint32_t first_span, n_spans; /* of positions that any of the rows sees */
+    uint32_t partial;             /* slot of its partial states, where it is cut between workers */
+};
+
+struct attn_bound {
+    uint32_t item, span; /* a worker begins at this span (counted from the item's first) of this item */
+};
+
+struct attn_plan {
+    struct attn_item *items; /* [max_items] */
+    uint32_t n_items, max_items;
+    struct attn_bound *bounds; /* [n_threads + 1] */
+    uint32_t *cut;             /* [n_threads] items that more than one worker has a part of */
+    uint32_t n_cut;
+    struct attn_state partial; /* [max_partial] */
+    uint32_t max_partial;
+};
+
+struct step_row {
+    uint32_t position;
+    uint32_t chunk, slot; /* where its keys and values go */
+};
+
+struct cpu {
+    struct device base;
+    const struct forward *forward;
+    const struct kernels *k;
+    struct team *team;
+    uint32_t n_threads;
+    struct cpu_thread *threads;
+
+    unsigned char *kv;
+    size_t kv_bytes, chunk_bytes, layer_bytes, head_bytes, kv_row_bytes; /* head: one KV head's keys of a chunk */
+
+    /* Scratch, shared by all workers. R: rows of a step at most. */
+    float *x;                                /* [R][n_embd] residual stream */
+    float *qkv;                              /* [R][(n_head + 2 n_head_kv) * head_dim] */
+    float *q;                                /* [n_head_kv][R][n_head / n_head_kv][head_dim] rotated, scaled queries */
+    float *attn;                             /* [R][n_head * head_dim] */
+    float *y;                                /* [R or slots][n_embd] products before they are added to x */
+    float *gate, *up;                        /* [R][n_ff] or [slots][n_ff_expert] */
+    float *rope_cos, *rope_sin;              /* [R][n_rot / 2] */
+    float *logits;                           /* [max_outputs][n_vocab] */
+    unsigned char *packed[ACT_FORMAT_COUNT]; /* [R] rows */
+    unsigned char *packed_slots[ACT_FORMAT_COUNT]; /* [slots] rows, for experts */
+    float *router;                                 /* [R][n_expert] */
+    uint32_t *chosen;                              /* [R][n_expert_used] */
+    float *chosen_weight;                          /* [R][n_expert_used] */
+    void *arena;
+    size_t arena_bytes;
+
+    /* The step that runs. */
+    struct step step;
+    struct step_row *rows; /* [R] */
+    struct attn_plan plan;
+    double begin_s, end_s;
+};
+
+/* The part of n that belongs to a worker, in whole units. */
+static inline void cpu_share(const struct cpu *c, uint32_t thread, uint32_t n, uint32_t unit, uint32_t *begin,
+                             uint32_t *end)
+{
+    uint64_t units = ((uint64_t)n + unit - 1) / unit;
+    uint64_t b = units * thread / c->n_threads * unit, e = units * (thread + 1) / c->n_threads * unit;
+    *begin = (uint32_t)(b < n ? b : n);
+    *end = (uint32_t)(e < n ? e : n);
+}
+
+/* ---- products (product.c) ---- */
+
+static inline unsigned cpu_format_bit(const struct cpu *c, const struct tensor *w)
+{
+    return 1u << c->k->act_format[w->type];
+}
+
+/* So many rows, and elements of them, a worker packs for itself rather than wait for the others. */
+#define PRIVATE_ROWS 16
+#define PRIVATE_ELEMENTS 8192
+
+/* Rows of n floats, stride apart (the index[i]-th for row i, if index is given), RMS-normed first if norm is given,
+ * packed in every format of the mask. Few rows each worker packs for itself; of many each packs a share into `shared`,
+ * and a barrier follows. */
+struct pack_args {
+    const float *src;
+    size_t stride;
+    uint32_t n, n_rows;
+    const uint32_t *index;
+    const float *norm;
+    unsigned formats;
+    unsigned char *const *shared;
+};
+void cpu_pack(struct cpu *c, uint32_t thread, const struct pack_args *a, struct packed *out);
+
+/* y[t * y_stride + r] for r in [first, end) of the weight rows at data, t in [0, n_tokens) of packed rows from
+ * first_token. */
+struct product {
+    const struct tensor *w;
+    const unsigned char *data; /* row 0 */
+    uint32_t first, end;
+    const struct packed *x;
+    uint32_t first_token, n_tokens;
+    float *y; /* of row 0 */
+    size_t y_stride;
+};
+void cpu_product(struct cpu *c, uint32_t thread, const struct product *p);
+
+/* ---- operations: each is run by all workers and ends in a barrier ---- */
+
+void cpu_op_embed(struct cpu *c, uint32_t thread);
+void cpu_op_qkv(struct cpu *c, uint32_t thread, uint32_t layer);
+void cpu_op_attention(struct cpu *c, uint32_t thread, uint32_t layer);
+void cpu_op_attn_out(struct cpu *c, uint32_t thread, uint32_t layer);
+void cpu_op_ffn(struct cpu *c, uint32_t thread, uint32_t layer);
+void cpu_op_moe(struct cpu *c, uint32_t thread, uint32_t layer);
+void cpu_op_logits(struct cpu *c, uint32_t thread);
+
+/* ---- attention (attention.c) ---- */
+
+/* Positions are cut into spans of so many chunks: about 512 tokens. */
+uint32_t cpu_span_chunks(uint32_t chunk_tokens);
+
+/* Query rows of a group that go through the cache together, at most. */
+uint32_t cpu_attn_block_rows(const struct model *m);
+
+/* Splits the attention of the step that was set among the workers. */
+void cpu_attn_plan(struct cpu *c);
+
+static inline unsigned char *cpu_kv(const struct cpu *c, uint32_t chunk, uint32_t layer, bool values, uint32_t kv_head)
+{
+    return c->kv + chunk * c->chunk_bytes + layer * c->layer_bytes +
+           ((values ? c->base.model->n_head_kv : 0) + kv_head) * c->head_bytes;
+}
+
+#endif

@@ -1,0 +1,240 @@
+/* The operations of a dense layer, embedding and logits. */
+#include "device/cpu/cpu.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Weight rows are dealt out in units of so many, so that kernels see whole tiles. */
+#define ROW_UNIT 16
+
+void cpu_op_embed(struct cpu *c, uint32_t thread)
+{
+    const struct model *m = c->base.model;
+    const struct tensor *w = &m->token_embd;
+    uint32_t begin, end, half = m->rope.n_rot / 2;
+    cpu_share(c, thread, c->step.n_rows, 1, &begin, &end);
+    for (uint32_t i = begin; i < end; i++) {
+        c->k->dequant[w->type](w->data + (size_t)c->step.tokens[i] * w->row_bytes, m->n_embd,
+                               c->x + (size_t)i * m->n_embd);
+        for (uint32_t j = 0; j < half; j++) {
+            double angle = (double)c->rows[i].position * (double)m->rope.inv_freq[j];
+            c->rope_cos[(size_t)i * half + j] = (float)cos(angle) * m->rope.magnitude;
+            c->rope_sin[(size_t)i * half + j] = (float)sin(angle) * m->rope.magnitude;
+        }
+    }
+    c->threads[thread].traffic.weight_bytes += (end - begin) * w->row_bytes;
+    c->threads[thread].traffic.activation_bytes += (size_t)(end - begin) * m->n_embd * sizeof(float);
+    team_barrier(c->team);
+}
+
+/* Heads of q, then k, then v, are counted through. Bias, norm and rotation of heads [begin, end) of all rows; then
+ * queries are scaled and set in the order that attention reads, keys and values stored into their chunks. */
+static void finish_head(struct cpu *c, const struct layer *y, uint32_t layer, uint32_t row, uint32_t head)
+{
+    const struct model *m = c->base.model;
+    const struct kernels *k = c->k;
+    uint32_t d = m->head_dim, group = m->n_head / m->n_head_kv, half = m->rope.n_rot / 2;
+    bool is_q = head < m->n_head, is_v = head >= m->n_head + m->n_head_kv;
+    uint32_t h = is_q ? head : is_v ? head - m->n_head - m->n_head_kv : head - m->n_head;
+    float *x = c->qkv + ((size_t)row * (m->n_head + 2 * m->n_head_kv) + head) * d;
+    const float *bias = is_q ? y->q_bias : is_v ? y->v_bias : y->k_bias;
+    const float *norm = is_q ? y->q_norm : is_v ? NULL : y->k_norm;
+    if (bias)
+        k->add_scaled(x, bias + (size_t)h * d, 1, d);
+    if (norm)
+        k->rms_norm(x, norm, d, m->norm_eps, x);
+    if (!is_v)
+        k->rope(x, c->rope_cos + (size_t)row * half, c->rope_sin + (size_t)row * half, m->rope.n_rot,
+                m->rope.layout == ROPE_ADJACENT);
+    if (is_q) {
+        float *q = c->q + (((size_t)(h / group) * c->base.config.max_step_tokens + row) * group + h % group) * d;
+        for (uint32_t i = 0; i < d; i++)
+            q[i] = x[i] * m->attn_scale;
+        return;
+    }
+    const struct step_row *r = &c->rows[row];
+    k->kv_store[c->base.config.kv_type](x, d, cpu_kv(c, r->chunk, layer, is_v, h) + r->slot * c->kv_row_bytes);
+}
+
+static void finish_heads(struct cpu *c, uint32_t thread, uint32_t layer, uint32_t begin, uint32_t end)
+{
+    const struct model *m = c->base.model;
+    for (uint32_t row = 0; row < c->step.n_rows; row++) {
+        for (uint32_t head = begin; head < end; head++)
+            finish_head(c, &m->layers[layer], layer, row, head);
+    }
+    struct step_traffic *t = &c->threads[thread].traffic;
+    uint32_t first_kv = begin > m->n_head ? begin : m->n_head;
+    if (end > first_kv)
+        t->kv_write_bytes += (uint64_t)(end - first_kv) * c->step.n_rows * c->kv_row_bytes;
+    t->activation_bytes += 2ull * (end - begin) * c->step.n_rows * m->head_dim * sizeof(float);
+}
+
+/* Rows [begin, end) of q, k and v, counted through. */
+static void qkv_rows(struct cpu *c, uint32_t thread, const struct layer *y, const struct packed *x, uint32_t begin,
+                     uint32_t end)
+{
+    const struct tensor *part[3] = {&y->q, &y->k, &y->v};
+    size_t stride = (size_t)y->q.n_out + y->k.n_out + y->v.n_out;
+    for (uint32_t i = 0, base = 0; i < 3; base += part[i++]->n_out) {
+        uint32_t n = part[i]->n_out;
+        struct product p = {
+            .w = part[i],
+            .data = part[i]->data,
+            .first = begin > base ? begin - base : 0,
+            .end = end > base + n ? n
+                   : end > base   ? end - base
+                                  : 0,
+            .x = x,
+            .n_tokens = c->step.n_rows,
+            .y = c->qkv + base,
+            .y_stride = stride,
+        };
+        cpu_product(c, thread, &p);
+    }
+}
+
+void cpu_op_qkv(struct cpu *c, uint32_t thread, uint32_t layer)
+{
+    const struct model *m = c->base.model;
+    const struct layer *y = &m->layers[layer];
+    uint32_t n_heads = m->n_head + 2 * m->n_head_kv, begin, end, h_begin, h_end;
+    struct packed x;
+    cpu_pack(
+        c, thread,
+        &(struct pack_args){.src = c->x,
+                            .stride = m->n_embd,
+                            .n = m->n_embd,
+                            .n_rows = c->step.n_rows,
+                            .norm = y->attn_norm,
+                            .formats = cpu_format_bit(c, &y->q) | cpu_format_bit(c, &y->k) | cpu_format_bit(c, &y->v),
+                            .shared = c->packed},
+        &x);
+    cpu_share(c, thread, n_heads, 1, &h_begin, &h_end);
+    /* Dealt out by whole heads, a worker can finish its own without waiting; too few heads would be dealt unevenly. */
+    bool by_heads = n_heads >= 8 * c->n_threads || n_heads % c->n_threads == 0;
+    if (by_heads) {
+        qkv_rows(c, thread, y, &x, h_begin * m->head_dim, h_end * m->head_dim);
+    } else {
+        cpu_share(c, thread, n_heads * m->head_dim, ROW_UNIT, &begin, &end);
+        qkv_rows(c, thread, y, &x, begin, end);
+        team_barrier(c->team);
+    }
+    finish_heads(c, thread, layer, h_begin, h_end);
+    team_barrier(c->team);
+}
+
+/* x += W input (+ bias), each worker its share of W's rows. */
+static void add_product(struct cpu *c, uint32_t thread, const struct tensor *w, const struct packed *x,
+                        const float *bias)
+{
+    uint32_t begin, end, n = w->n_out;
+    cpu_share(c, thread, n, ROW_UNIT, &begin, &end);
+    cpu_product(c, thread,
+                &(struct product){.w = w,
+                                  .data = w->data,
+                                  .first = begin,
+                                  .end = end,
+                                  .x = x,
+                                  .n_tokens = c->step.n_rows,
+                                  .y = c->y,
+                                  .y_stride = n});
+    for (uint32_t i = 0; i < c->step.n_rows && begin < end; i++) {
+        float *out = c->x + (size_t)i * n + begin;
+        c->k->add_scaled(out, c->y + (size_t)i * n + begin, 1, end - begin);
+        if (bias)
+            c->k->add_scaled(out, bias + begin, 1, end - begin);
+    }
+    c->threads[thread].traffic.activation_bytes += 3ull * c->step.n_rows * (end - begin) * sizeof(float);
+    team_barrier(c->team);
+}
+
+void cpu_op_attn_out(struct cpu *c, uint32_t thread, uint32_t layer)
+{
+    const struct model *m = c->base.model;
+    const struct layer *y = &m->layers[layer];
+    struct packed x;
+    cpu_pack(c, thread,
+             &(struct pack_args){.src = c->attn,
+                                 .stride = y->o.n_in,
+                                 .n = y->o.n_in,
+                                 .n_rows = c->step.n_rows,
+                                 .formats = cpu_format_bit(c, &y->o),
+                                 .shared = c->packed},
+             &x);
+    add_product(c, thread, &y->o, &x, y->o_bias);
+}
+
+void cpu_op_ffn(struct cpu *c, uint32_t thread, uint32_t layer)
+{
+    const struct model *m = c->base.model;
+    const struct layer *y = &m->layers[layer];
+    uint32_t begin, end, n_rows = c->step.n_rows;
+    struct packed x;
+    cpu_pack(c, thread,
+             &(struct pack_args){.src = c->x,
+                                 .stride = m->n_embd,
+                                 .n = m->n_embd,
+                                 .n_rows = n_rows,
+                                 .norm = y->ffn_norm,
+                                 .formats = cpu_format_bit(c, &y->gate) | cpu_format_bit(c, &y->up),
+                                 .shared = c->packed},
+             &x);
+    cpu_share(c, thread, m->n_ff, ROW_UNIT, &begin, &end);
+    struct product p = {.w = &y->gate,
+                        .data = y->gate.data,
+                        .first = begin,
+                        .end = end,
+                        .x = &x,
+                        .n_tokens = n_rows,
+                        .y = c->gate,
+                        .y_stride = m->n_ff};
+    cpu_product(c, thread, &p);
+    p.w = &y->up;
+    p.data = y->up.data;
+    p.y = c->up;
+    cpu_product(c, thread, &p);
+    for (uint32_t i = 0; i < n_rows && begin < end; i++)
+        c->k->silu_mul(c->gate + (size_t)i * m->n_ff + begin, c->up + (size_t)i * m->n_ff + begin, end - begin);
+    c->threads[thread].traffic.activation_bytes += 3ull * n_rows * (end - begin) * sizeof(float);
+    team_barrier(c->team);
+    cpu_pack(c, thread,
+             &(struct pack_args){.src = c->gate,
+                                 .stride = m->n_ff,
+                                 .n = m->n_ff,
+                                 .n_rows = n_rows,
+                                 .formats = cpu_format_bit(c, &y->down),
+                                 .shared = c->packed},
+             &x);
+    add_product(c, thread, &y->down, &x, NULL);
+}
+
+void cpu_op_logits(struct cpu *c, uint32_t thread)
+{
+    const struct model *m = c->base.model;
+    uint32_t begin, end;
+    if (!c->step.n_outputs)
+        return;
+    struct packed x;
+    cpu_pack(c, thread,
+             &(struct pack_args){.src = c->x,
+                                 .stride = m->n_embd,
+                                 .n = m->n_embd,
+                                 .n_rows = c->step.n_outputs,
+                                 .index = c->step.output_rows,
+                                 .norm = m->output_norm,
+                                 .formats = cpu_format_bit(c, &m->output),
+                                 .shared = c->packed},
+             &x);
+    cpu_share(c, thread, m->n_vocab, ROW_UNIT, &begin, &end);
+    cpu_product(c, thread,
+                &(struct product){.w = &m->output,
+                                  .data = m->output.data,
+                                  .first = begin,
+                                  .end = end,
+                                  .x = &x,
+                                  .n_tokens = c->step.n_outputs,
+                                  .y = c->logits,
+                                  .y_stride = m->n_vocab});
+    team_barrier(c->team);
+}

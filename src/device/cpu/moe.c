@@ -1,0 +1,176 @@
+/* Mixture of experts: rows are grouped by expert, so that each expert that is touched is read once a step. A row adds
+ * its experts in the order of their rank, whatever else is in the step. */
+#include "device/cpu/cpu.h"
+
+#include <math.h>
+#include <string.h>
+
+#define ROW_UNIT 4 /* experts are narrow */
+
+/* Softmax over all experts, the n_expert_used largest of it (of equal ones the lower index), rescaled to sum to 1 where
+ * the model says so. Overwrites the logits. */
+static void choose_experts(const struct model *m, float *logits, uint32_t *chosen, float *weight)
+{
+    uint32_t n = m->n_expert, k = m->n_expert_used;
+    float max = logits[0], sum = 0, chosen_sum = 0;
+    for (uint32_t i = 1; i < n; i++)
+        max = fmaxf(max, logits[i]);
+    for (uint32_t i = 0; i < n; i++) {
+        logits[i] = expf(logits[i] - max);
+        sum += logits[i];
+    }
+    for (uint32_t j = 0; j < k; j++) {
+        uint32_t best = 0;
+        for (uint32_t i = 1; i < n; i++) {
+            if (logits[i] > logits[best])
+                best = i;
+        }
+        chosen[j] = best;
+        weight[j] = logits[best] / sum;
+        chosen_sum += weight[j];
+        logits[best] = -1; /* below every probability */
+    }
+    float scale = m->expert_weights_scale / (m->expert_weights_normalised ? chosen_sum : 1);
+    for (uint32_t j = 0; j < k; j++)
+        weight[j] *= scale;
+}
+
+/* Slots: all choices of all rows, ordered by expert and then by row. Fills this worker's expert_first and slot_of. */
+static void group_by_expert(struct cpu *c, uint32_t thread)
+{
+    const struct model *m = c->base.model;
+    struct cpu_thread *me = &c->threads[thread];
+    uint32_t n = c->step.n_rows * m->n_expert_used;
+    memset(me->expert_first, 0, (m->n_expert + 1) * sizeof *me->expert_first);
+    for (uint32_t i = 0; i < n; i++)
+        me->expert_first[c->chosen[i] + 1]++;
+    for (uint32_t x = 0; x < m->n_expert; x++) {
+        me->expert_first[x + 1] += me->expert_first[x];
+        me->expert_cursor[x] = me->expert_first[x];
+    }
+    for (uint32_t i = 0; i < n; i++)
+        me->slot_of[i] = me->expert_cursor[c->chosen[i]]++;
+}
+
+/* Router, choice and grouping. */
+static void route(struct cpu *c, uint32_t thread, const struct layer *y, const struct packed *x)
+{
+    const struct model *m = c->base.model;
+    uint32_t begin, end;
+    cpu_share(c, thread, m->n_expert, ROW_UNIT, &begin, &end);
+    cpu_product(c, thread,
+                &(struct product){.w = &y->router,
+                                  .data = y->router.data,
+                                  .first = begin,
+                                  .end = end,
+                                  .x = x,
+                                  .n_tokens = c->step.n_rows,
+                                  .y = c->router,
+                                  .y_stride = m->n_expert});
+    team_barrier(c->team);
+    cpu_share(c, thread, c->step.n_rows, 1, &begin, &end);
+    for (uint32_t i = begin; i < end; i++)
+        choose_experts(m, c->router + (size_t)i * m->n_expert, c->chosen + (size_t)i * m->n_expert_used,
+                       c->chosen_weight + (size_t)i * m->n_expert_used);
+    team_barrier(c->team);
+    group_by_expert(c, thread);
+}
+
+/* The packed rows in the order of slots. */
+static void gather(struct cpu *c, uint32_t thread, const struct packed *x, unsigned formats, struct packed *out)
+{
+    const struct model *m = c->base.model;
+    const struct cpu_thread *me = &c->threads[thread];
+    uint32_t k = m->n_expert_used, begin, end;
+    cpu_share(c, thread, c->step.n_rows, 1, &begin, &end);
+    for (uint32_t f = 0; f < ACT_FORMAT_COUNT; f++) {
+        out->rows[f] = formats & 1u << f ? c->packed_slots[f] : NULL;
+        out->row_bytes[f] = x->row_bytes[f];
+        for (uint32_t i = begin * k; out->rows[f] && i < end * k; i++)
+            memcpy(out->rows[f] + me->slot_of[i] * x->row_bytes[f], x->rows[f] + i / k * x->row_bytes[f],
+                   x->row_bytes[f]);
+    }
+    team_barrier(c->team);
+}
+
+/* A share of the rows of one matrix of every touched expert, each with the slots that chose it. shared_row: all slots
+ * read the same packed row (a step of one row). */
+static void expert_products(struct cpu *c, uint32_t thread, const struct expert_tensor *w, const struct packed *x,
+                            bool shared_row, float *y, uint32_t begin, uint32_t end)
+{
+    const struct cpu_thread *me = &c->threads[thread];
+    for (uint32_t e = 0; e < c->base.model->n_expert; e++) {
+        uint32_t slot = me->expert_first[e], n = me->expert_first[e + 1] - slot;
+        struct product p = {.w = &w->t,
+                            .data = w->parts[e],
+                            .first = begin,
+                            .end = end,
+                            .x = x,
+                            .first_token = shared_row ? 0 : slot,
+                            .n_tokens = n,
+                            .y = shared_row ? y + (size_t)slot * w->t.n_out : y,
+                            .y_stride = w->t.n_out};
+        if (n)
+            cpu_product(c, thread, &p);
+    }
+}
+
+static void gate_and_up(struct cpu *c, uint32_t thread, const struct layer *y, const struct packed *x, bool shared_row)
+{
+    const struct model *m = c->base.model;
+    uint32_t begin, end, n_slots = c->step.n_rows * m->n_expert_used;
+    cpu_share(c, thread, m->n_ff_expert, ROW_UNIT, &begin, &end);
+    expert_products(c, thread, &y->gate_x, x, shared_row, c->gate, begin, end);
+    expert_products(c, thread, &y->up_x, x, shared_row, c->up, begin, end);
+    for (uint32_t s = 0; s < n_slots && begin < end; s++)
+        c->k->silu_mul(c->gate + (size_t)s * m->n_ff_expert + begin, c->up + (size_t)s * m->n_ff_expert + begin,
+                       end - begin);
+    c->threads[thread].traffic.activation_bytes += 3ull * n_slots * (end - begin) * sizeof(float);
+    team_barrier(c->team);
+}
+
+/* Each worker has some columns of the residual stream to itself, so it can add without waiting. */
+static void down_and_add(struct cpu *c, uint32_t thread, const struct layer *y, const struct packed *x)
+{
+    const struct model *m = c->base.model;
+    const struct cpu_thread *me = &c->threads[thread];
+    uint32_t begin, end, k = m->n_expert_used;
+    cpu_share(c, thread, m->n_embd, ROW_UNIT, &begin, &end);
+    expert_products(c, thread, &y->down_x, x, false, c->y, begin, end);
+    for (uint32_t i = 0; i < c->step.n_rows * k && begin < end; i++)
+        c->k->add_scaled(c->x + (size_t)(i / k) * m->n_embd + begin, c->y + (size_t)me->slot_of[i] * m->n_embd + begin,
+                         c->chosen_weight[i], end - begin);
+    c->threads[thread].traffic.activation_bytes += 3ull * c->step.n_rows * k * (end - begin) * sizeof(float);
+    team_barrier(c->team);
+}
+
+void cpu_op_moe(struct cpu *c, uint32_t thread, uint32_t layer)
+{
+    const struct model *m = c->base.model;
+    const struct layer *y = &m->layers[layer];
+    unsigned formats = cpu_format_bit(c, &y->gate_x.t) | cpu_format_bit(c, &y->up_x.t);
+    struct packed x, by_slot;
+    cpu_pack(c, thread,
+             &(struct pack_args){.src = c->x,
+                                 .stride = m->n_embd,
+                                 .n = m->n_embd,
+                                 .n_rows = c->step.n_rows,
+                                 .norm = y->ffn_norm,
+                                 .formats = formats | cpu_format_bit(c, &y->router),
+                                 .shared = c->packed},
+             &x);
+    route(c, thread, y, &x);
+    bool one_row = c->step.n_rows == 1;
+    if (!one_row)
+        gather(c, thread, &x, formats, &by_slot);
+    gate_and_up(c, thread, y, one_row ? &x : &by_slot, one_row);
+    cpu_pack(c, thread,
+             &(struct pack_args){.src = c->gate,
+                                 .stride = m->n_ff_expert,
+                                 .n = m->n_ff_expert,
+                                 .n_rows = c->step.n_rows * m->n_expert_used,
+                                 .formats = cpu_format_bit(c, &y->down_x.t),
+                                 .shared = c->packed_slots},
+             &x);
+    down_and_add(c, thread, y, &x);
+}

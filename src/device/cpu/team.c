@@ -1,0 +1,259 @@
+#include "device/cpu/team.h"
+
+#include "base/mem.h"
+
+#include <hwloc.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* A pause is 10 to 50 ns: regions of a step follow each other within the first limit, steps often within the second. */
+#define SPINS_IN_STEP 4000
+#define SPINS_BETWEEN_STEPS 1000
+
+/* A word that threads wait on until it changes. */
+struct gate {
+    _Alignas(64) atomic_uint value;
+    atomic_uint sleepers;
+};
+
+struct worker {
+    struct team *team;
+    pthread_t thread;
+    uint32_t index;
+};
+
+struct team {
+    struct gate job;     /* counts jobs given */
+    struct gate done;    /* counts jobs finished by all */
+    struct gate barrier; /* counts barriers passed */
+    _Alignas(64) atomic_uint arrived;
+    _Alignas(64) atomic_uint finished; /* workers done with the current job */
+    uint32_t n_threads, n_started;
+    uint32_t spins_in_step, spins_between_steps;
+    void (*fn)(void *user, uint32_t thread); /* of the current job; NULL: exit */
+    void *user;
+    hwloc_topology_t topology;
+    hwloc_bitmap_t *places; /* [n_threads] what each worker is bound to, or NULL */
+    struct worker *workers;
+};
+
+static void pause_cpu(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static void futex(atomic_uint *word, int op, unsigned value)
+{
+    syscall(SYS_futex, word, op | FUTEX_PRIVATE_FLAG, value, NULL, NULL, 0);
+}
+
+/* Waits while the gate's value is old. */
+static void gate_wait(struct gate *g, unsigned old, uint32_t spins)
+{
+    for (uint32_t i = 0; i < spins; i++) {
+        if (atomic_load_explicit(&g->value, memory_order_acquire) != old)
+            return;
+        pause_cpu();
+    }
+    atomic_fetch_add(&g->sleepers, 1);
+    while (atomic_load(&g->value) == old)
+        futex(&g->value, FUTEX_WAIT, old); /* returns at once if the value has changed meanwhile */
+    atomic_fetch_sub(&g->sleepers, 1);
+}
+
+static void gate_set(struct gate *g, unsigned value)
+{
+    /* Both sequentially consistent: either this sees the sleeper, or the sleeper sees the value. */
+    atomic_store(&g->value, value);
+    if (atomic_load(&g->sleepers))
+        futex(&g->value, FUTEX_WAKE, INT_MAX);
+}
+
+void team_barrier(struct team *t)
+{
+    if (t->n_threads == 1)
+        return;
+    unsigned old = atomic_load_explicit(&t->barrier.value, memory_order_relaxed);
+    if (atomic_fetch_add_explicit(&t->arrived, 1, memory_order_acq_rel) + 1 < t->n_threads) {
+        gate_wait(&t->barrier, old, t->spins_in_step);
+        return;
+    }
+    atomic_store_explicit(&t->arrived, 0, memory_order_relaxed);
+    gate_set(&t->barrier, old + 1);
+}
+
+static void *worker_main(void *arg)
+{
+    struct worker *w = arg;
+    struct team *t = w->team;
+    if (t->places)
+        hwloc_set_cpubind(t->topology, t->places[w->index], HWLOC_CPUBIND_THREAD);
+    for (unsigned job = 0;; job++) {
+        gate_wait(&t->job, job, t->spins_between_steps);
+        if (!t->fn)
+            return NULL;
+        t->fn(t->user, w->index);
+        if (atomic_fetch_add(&t->finished, 1) + 1 == t->n_threads) {
+            atomic_store(&t->finished, 0);
+            gate_set(&t->done, job + 1);
+        }
+    }
+}
+
+void team_start(struct team *t, void (*fn)(void *user, uint32_t thread), void *user)
+{
+    t->fn = fn;
+    t->user = user;
+    gate_set(&t->job, atomic_load_explicit(&t->job.value, memory_order_relaxed) + 1);
+}
+
+void team_wait(struct team *t)
+{
+    unsigned job = atomic_load_explicit(&t->job.value, memory_order_relaxed);
+    gate_wait(&t->done, job - 1, 0);
+}
+
+void team_run(struct team *t, void (*fn)(void *user, uint32_t thread), void *user)
+{
+    team_start(t, fn, user);
+    team_wait(t);
+}
+
+uint32_t team_size(const struct team *t)
+{
+    return t->n_threads;
+}
+
+/* What the process may run on. hwloc leaves out what cgroups forbid; the affinity mask is taken off here. */
+static hwloc_bitmap_t allowed_set(hwloc_topology_t topology)
+{
+    hwloc_bitmap_t set = hwloc_bitmap_dup(hwloc_topology_get_allowed_cpuset(topology));
+    hwloc_bitmap_t mask = hwloc_bitmap_alloc();
+    if (set && mask && hwloc_get_cpubind(topology, mask, HWLOC_CPUBIND_PROCESS) == 0 &&
+        hwloc_bitmap_intersects(set, mask))
+        hwloc_bitmap_and(set, set, mask);
+    hwloc_bitmap_free(mask);
+    return set;
+}
+
+/* Fills places with the i-th hardware thread of each core, for i = 0, 1, ...; returns how many there are. */
+static uint32_t list_places(hwloc_topology_t topology, hwloc_bitmap_t allowed, hwloc_bitmap_t *places, uint32_t max)
+{
+    uint32_t n = 0, before = 0;
+    int n_cores = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE);
+    for (unsigned sibling = 0; n < max && (sibling == 0 || n > before); sibling++) {
+        before = n;
+        for (int core = 0; core < n_cores && n < max; core++) {
+            hwloc_obj_t obj = hwloc_get_obj_by_type(topology, HWLOC_OBJ_CORE, (unsigned)core);
+            hwloc_bitmap_t set = hwloc_bitmap_dup(obj->cpuset);
+            hwloc_bitmap_and(set, set, allowed);
+            int pu = hwloc_bitmap_first(set);
+            for (unsigned i = 0; i < sibling && pu >= 0; i++)
+                pu = hwloc_bitmap_next(set, pu);
+            if (pu >= 0) {
+                hwloc_bitmap_only(set, (unsigned)pu);
+                places[n++] = set;
+            } else {
+                hwloc_bitmap_free(set);
+            }
+        }
+    }
+    return n;
+}
+
+static uint32_t count_cores(hwloc_topology_t topology, hwloc_bitmap_t allowed)
+{
+    uint32_t n = 0;
+    for (int i = 0; i < hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE); i++)
+        n += hwloc_bitmap_intersects(hwloc_get_obj_by_type(topology, HWLOC_OBJ_CORE, (unsigned)i)->cpuset, allowed) > 0;
+    return n ? n : 1;
+}
+
+static int place_workers(struct team *t, bool pin, struct err *e)
+{
+    if (hwloc_topology_init(&t->topology) || hwloc_topology_load(t->topology))
+        return err_set(e, WEIR_EIO, "cannot read the machine's topology (hwloc)");
+    hwloc_bitmap_t allowed = allowed_set(t->topology);
+    if (!allowed)
+        return err_set(e, WEIR_ENOMEM, "no memory for the machine's topology");
+    if (!t->n_threads)
+        t->n_threads = count_cores(t->topology, allowed);
+    int weight = hwloc_bitmap_weight(allowed);
+    uint32_t n_pus = weight > 0 ? (uint32_t)weight : 1;
+    if (t->n_threads > TEAM_MAX_THREADS) {
+        hwloc_bitmap_free(allowed);
+        return err_set(e, WEIR_EINVAL, "%u threads; weir uses at most %d", t->n_threads, TEAM_MAX_THREADS);
+    }
+    if (t->n_threads <= n_pus) {
+        t->spins_in_step = SPINS_IN_STEP;
+        t->spins_between_steps = SPINS_BETWEEN_STEPS;
+    }
+    if (pin && t->n_threads <= n_pus) {
+        t->places = mem_array(t->n_threads, sizeof(hwloc_bitmap_t));
+        uint32_t n = t->places ? list_places(t->topology, allowed, t->places, t->n_threads) : 0;
+        for (; t->places && n < t->n_threads; n++)
+            t->places[n] = hwloc_bitmap_dup(allowed); /* a machine whose cores hwloc cannot tell */
+    }
+    hwloc_bitmap_free(allowed);
+    return pin && t->n_threads <= n_pus && !t->places ? err_set(e, WEIR_ENOMEM, "no memory for the worker threads") : 0;
+}
+
+static int start_workers(struct team *t, struct err *e)
+{
+    t->workers = mem_array(t->n_threads, sizeof *t->workers);
+    if (!t->workers)
+        return err_set(e, WEIR_ENOMEM, "no memory for the worker threads");
+    for (uint32_t i = 0; i < t->n_threads; i++) {
+        t->workers[i] = (struct worker){.team = t, .index = i};
+        int rc = pthread_create(&t->workers[i].thread, NULL, worker_main, &t->workers[i]);
+        if (rc)
+            return err_set(e, WEIR_EIO, "cannot start worker thread %u: %s", i, strerror(rc));
+        t->n_started++;
+    }
+    return 0;
+}
+
+int team_create(struct team **out, uint32_t n_threads, bool pin, struct err *e)
+{
+    struct team *t = aligned_alloc(64, sizeof *t);
+    if (!t)
+        return err_set(e, WEIR_ENOMEM, "no memory for the worker threads");
+    memset(t, 0, sizeof *t);
+    t->n_threads = n_threads;
+    int rc = place_workers(t, pin, e);
+    if (!rc)
+        rc = start_workers(t, e);
+    if (rc) {
+        team_destroy(t);
+        return rc;
+    }
+    *out = t;
+    return 0;
+}
+
+void team_destroy(struct team *t)
+{
+    if (!t)
+        return;
+    if (t->n_started)
+        team_start(t, NULL, NULL);
+    for (uint32_t i = 0; i < t->n_started; i++)
+        pthread_join(t->workers[i].thread, NULL);
+    for (uint32_t i = 0; t->places && i < t->n_threads; i++)
+        hwloc_bitmap_free(t->places[i]);
+    free(t->places);
+    free(t->workers);
+    if (t->topology)
+        hwloc_topology_destroy(t->topology);
+    free(t);
+}
