@@ -8,6 +8,7 @@ void kernels_init_avx2(struct kernels *k)
 
 void kernels_init_avx512(struct kernels *k)
 {
+    x86_floats_avx512(k);
     x86_blocks_avx512(k);
     x86_supers_avx512(k);
 }
@@ -20,5 +21,5 @@ void kernels_init_vnni(struct kernels *k)
 
 void kernels_init_bf16(struct kernels *k)
 {
-    (void)k;
+    x86_floats_bf16(k);
 }

@@ -67,6 +67,15 @@ INLINE __m128 sum_chains(__m512 v)
     return _mm_add_ps(even, _mm_add_ps(_mm512_extractf32x4_ps(v, 2), _mm512_extractf32x4_ps(v, 3)));
 }
 
+/* Chains i and i + 8, + 4, + 2, + 1. */
+INLINE float sum_16(__m512 v)
+{
+    __m256 a = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
+}
+
 /* 128-bit lanes as a 4 x 4 matrix. */
 INLINE void transpose_lanes(__m512i v[4])
 {

@@ -16,6 +16,8 @@ void kernels_init_vnni(struct kernels *k);
 void kernels_init_bf16(struct kernels *k);
 
 /* One family of kernels at one level. */
+void x86_floats_avx512(struct kernels *k);
+void x86_floats_bf16(struct kernels *k);
 void x86_blocks_avx512(struct kernels *k);
 void x86_supers_avx512(struct kernels *k);
 void x86_blocks_vnni(struct kernels *k);
