@@ -9,6 +9,8 @@ struct command {
     int (*run)(int argc, char **argv);
 };
 
+int cmd_run(int argc, char **argv);
+int cmd_replay(int argc, char **argv);
 int cmd_serve(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 

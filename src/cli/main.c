@@ -4,6 +4,7 @@
 #include <string.h>
 
 static const struct command commands[] = {
+    {"replay", "run the scheduler against a trace on simulated devices", cmd_replay},
     {"inspect", "show what is in a model file", cmd_inspect},
     {NULL, NULL, NULL},
 };
