@@ -13,7 +13,7 @@ static char fold(char c)
 static size_t folded(const char *s, char out[MAX_LEN + 1])
 {
     size_t n = 0;
-    for (; s[n] && n < MAX_LEN; n++)
+    for (; n < MAX_LEN && s[n]; n++)
         out[n] = fold(s[n]);
     out[n] = 0;
     return n;

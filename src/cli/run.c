@@ -169,11 +169,13 @@ static int complete_text(const struct run_config *c, struct loaded *l, const cha
     token_id *tokens;
     size_t n_tokens;
     int fail = tokenizer_encode(l->tokenizer, text, n, flags, l->config.sched.max_context, &tokens, &n_tokens, e);
-    if (!fail && !n_tokens) {
+    if (fail)
+        return fail;
+    if (!n_tokens) {
         free(tokens);
-        fail = err_set(e, WEIR_EINVAL, "the prompt is empty");
+        return err_set(e, WEIR_EINVAL, "the prompt is empty");
     }
-    return fail ? fail : generate(c, l, tokens, n_tokens, reply, e);
+    return generate(c, l, tokens, n_tokens, reply, e);
 }
 
 /* --- conversations ---------------------------------------------------------------------------------------------- */

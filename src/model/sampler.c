@@ -443,10 +443,10 @@ static double log_sum_exp(const float *x, size_t n)
     if (m.regular)
         return (double)m.max + log(scan_sum_exp(x, n, m.max, 1, NULL));
     float max = finite_or_end(m.max);
-    double sum = 0;
+    double sum = 0; /* at least 1 after the loop: the maximum is among them */
     for (size_t i = 0; i < n; i++)
         sum += exp((double)finite_or_end(x[i]) - (double)max);
-    return (double)max + log(sum);
+    return (double)max + log(fmax(sum, 1));
 }
 
 static float logprob_of(float logit, double lse)
