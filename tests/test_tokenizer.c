@@ -551,6 +551,23 @@ static void spm_unused_and_unknown(void **state)
     tokenizer_destroy(t);
 }
 
+/* User-defined pieces are found in the text before merging, spaces in them too, and are text when they come out. */
+static void spm_user_defined_spaces(void **state)
+{
+    (void)state;
+    struct vocab_build v = spm_vocab();
+    vocab_add(&v, SPACE SPACE SPACE, TYPE_USER, 0);
+    vocab_add(&v, "\n\n", TYPE_USER, 0);
+    struct gguf_build g;
+    gguf_build_init(&g);
+    vocab_put(&v, &g, NULL);
+    gguf_build_bool(&g, "tokenizer.ggml.add_space_prefix", false);
+    struct tokenizer *t = make(&g);
+    assert_tokens(t, "a    the\n\n\n", 0, "a|" SPACE SPACE SPACE "|" SPACE "the|\n\n|<0x0A>");
+    assert_round_trip(t, "a    the\n\n\n", 11, 0);
+    tokenizer_destroy(t);
+}
+
 /* ---- text out ---- */
 
 static void decoding_gives_back_every_text(void **state)
@@ -923,6 +940,7 @@ int main(void)
         cmocka_unit_test(spm_tokens_across_spaces_are_found),
         cmocka_unit_test(spm_options),
         cmocka_unit_test(spm_unused_and_unknown),
+        cmocka_unit_test(spm_user_defined_spaces),
         cmocka_unit_test(decoding_gives_back_every_text),
         cmocka_unit_test(pieces_joined_equal_the_whole),
         cmocka_unit_test(a_code_point_is_held_until_it_is_whole),

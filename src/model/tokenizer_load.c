@@ -161,6 +161,12 @@ static int load_types(struct tokenizer *t, const struct gguf *f, struct err *e)
     return 0;
 }
 
+/* Tokens that are no text: never formed by merging. */
+static bool is_control(const struct tokenizer *t, uint32_t id)
+{
+    return t->types[id] == TOKEN_CONTROL || t->types[id] == TOKEN_UNKNOWN || t->types[id] == TOKEN_BYTE;
+}
+
 static bool is_special(const struct tokenizer *t, uint32_t id)
 {
     return t->types[id] == TOKEN_CONTROL || t->types[id] == TOKEN_USER_DEFINED || t->types[id] == TOKEN_UNKNOWN;
@@ -290,56 +296,6 @@ static void mark_stripping(struct tokenizer *t, const struct gguf *f)
     }
 }
 
-static uint32_t special_child(const struct tokenizer *t, uint32_t parent, unsigned char byte)
-{
-    if (!parent)
-        return t->special_first[byte];
-    uint32_t c = t->specials[parent].child;
-    while (c && t->specials[c].byte != byte)
-        c = t->specials[c].sibling;
-    return c;
-}
-
-static int special_add(struct tokenizer *t, token_id id)
-{
-    struct gguf_str s = string_at(&t->names, (uint32_t)id);
-    uint32_t node = 0;
-    for (size_t i = 0; i < s.n; i++) {
-        unsigned char byte = (unsigned char)s.s[i];
-        uint32_t child = special_child(t, node, byte);
-        if (!child) {
-            if (t->n_special_nodes >= t->special_capacity) {
-                uint32_t capacity = t->special_capacity ? 2 * t->special_capacity : 1024;
-                struct special_node *grown = mem_resize(t->specials, capacity, sizeof *grown);
-                if (!grown)
-                    return WEIR_ENOMEM;
-                t->specials = grown;
-                t->special_capacity = capacity;
-            }
-            child = t->n_special_nodes++;
-            t->specials[child] =
-                (struct special_node){.id = TOKEN_NONE, .byte = byte, .sibling = node ? t->specials[node].child : 0};
-            if (node)
-                t->specials[node].child = child;
-            else
-                t->special_first[byte] = child;
-        }
-        node = child;
-    }
-    if (node && t->specials[node].id == TOKEN_NONE)
-        t->specials[node].id = id;
-    return 0;
-}
-
-static int build_specials(struct tokenizer *t, struct err *e)
-{
-    t->n_special_nodes = 1; /* 0 is the root, which special_first stands for */
-    for (uint32_t i = 0; i < t->n_vocab; i++)
-        if (is_special(t, i) && special_add(t, (token_id)i))
-            return err_set(e, WEIR_ENOMEM, "no memory for the special tokens");
-    return 0;
-}
-
 /* ---- output text of tokens ---- */
 
 /* "<0x0A>": the byte, or -1. */
@@ -396,13 +352,63 @@ static int build_pieces(struct tokenizer *t, struct err *e)
         if (byte >= 0) {
             out[0] = (char)byte;
             n = 1;
-        } else if (is_special(t, i)) {
+        } else if (is_special(t, i) && !(t->spm && t->types[i] == TOKEN_USER_DEFINED)) {
             memcpy(out, name.s, n);
         } else {
             n = t->spm ? decode_spm(name, out) : decode_byte_level(name, out);
         }
         t->pieces.at[i + 1] = at += (uint32_t)n;
     }
+    return 0;
+}
+
+static uint32_t special_child(const struct tokenizer *t, uint32_t parent, unsigned char byte)
+{
+    if (!parent)
+        return t->special_first[byte];
+    uint32_t c = t->specials[parent].child;
+    while (c && t->specials[c].byte != byte)
+        c = t->specials[c].sibling;
+    return c;
+}
+
+static int special_add(struct tokenizer *t, token_id id)
+{
+    struct gguf_str s = string_at(&t->pieces, (uint32_t)id);
+    uint32_t node = 0;
+    for (size_t i = 0; i < s.n; i++) {
+        unsigned char byte = (unsigned char)s.s[i];
+        uint32_t child = special_child(t, node, byte);
+        if (!child) {
+            if (t->n_special_nodes >= t->special_capacity) {
+                uint32_t capacity = t->special_capacity ? 2 * t->special_capacity : 1024;
+                struct special_node *grown = mem_resize(t->specials, capacity, sizeof *grown);
+                if (!grown)
+                    return WEIR_ENOMEM;
+                t->specials = grown;
+                t->special_capacity = capacity;
+            }
+            child = t->n_special_nodes++;
+            t->specials[child] =
+                (struct special_node){.id = TOKEN_NONE, .byte = byte, .sibling = node ? t->specials[node].child : 0};
+            if (node)
+                t->specials[node].child = child;
+            else
+                t->special_first[byte] = child;
+        }
+        node = child;
+    }
+    if (node && t->specials[node].id == TOKEN_NONE)
+        t->specials[node].id = id;
+    return 0;
+}
+
+static int build_specials(struct tokenizer *t, struct err *e)
+{
+    t->n_special_nodes = 1; /* 0 is the root, which special_first stands for */
+    for (uint32_t i = 0; i < t->n_vocab; i++)
+        if (is_special(t, i) && special_add(t, (token_id)i))
+            return err_set(e, WEIR_ENOMEM, "no memory for the special tokens");
     return 0;
 }
 
@@ -541,7 +547,7 @@ static int load_spm(struct tokenizer *t, const struct gguf *f, struct err *e)
             return err_set(e, WEIR_EFORMAT, "tokenizer.ggml.scores[%u] is not a number", i);
         t->ranks[i] = score_rank(score);
         t->has_unused |= t->types[i] == TOKEN_UNUSED;
-        if (crosses_space(string_at(&t->names, i)))
+        if (!is_control(t, i) && crosses_space(string_at(&t->names, i)))
             t->split_words = false;
     }
     t->add_space_prefix = true;
@@ -589,9 +595,9 @@ static int load(struct tokenizer *t, const struct gguf *f, struct err *e)
         return rc;
     find_byte_tokens(t);
     mark_stripping(t, f);
-    if ((rc = build_specials(t, e)))
+    if ((rc = build_pieces(t, e)))
         return rc;
-    return build_pieces(t, e);
+    return build_specials(t, e);
 }
 
 int tokenizer_create(struct tokenizer **out, const struct gguf *file, struct err *e)
