@@ -206,9 +206,11 @@ static void on_output(struct evbuffer *out, const struct evbuffer_cb_info *info,
     struct buf ours;
     buf_init(&ours, 4096);
     http_error_page(&ours, status ? status : 501);
-    evbuffer_unfreeze(out, 1);
+    if (!c->server->tls) /* only a plain bufferevent keeps its output's front frozen between writes */
+        evbuffer_unfreeze(out, 1);
     evbuffer_drain(out, n);
-    evbuffer_freeze(out, 1);
+    if (!c->server->tls)
+        evbuffer_freeze(out, 1);
     evbuffer_add(out, ours.data, ours.len);
     buf_finish(&ours);
     linger_on(&c->server->lingerers, c->server->base, c->fd);
@@ -596,8 +598,7 @@ int http_server_create(struct http_server **out, struct event_base *base, const 
     evhttp_set_timeout_tv(s->evhttp, &idle);
     evhttp_set_max_headers_size(s->evhttp, (ev_ssize_t)c->max_header_bytes);
     evhttp_set_max_body_size(s->evhttp, (ev_ssize_t)c->max_body_bytes);
-    evhttp_set_allowed_methods(s->evhttp, 0xffff);
-    evhttp_set_flags(s->evhttp, EVHTTP_SERVER_LINGERING_CLOSE);
+    evhttp_set_allowed_methods(s->evhttp, 0x1ff); /* all that it knows; others get 501 */
     evhttp_set_default_content_type(s->evhttp, NULL);
     evhttp_set_bevcb(s->evhttp, on_accept, s);
     evhttp_set_gencb(s->evhttp, on_evhttp_request, s);
