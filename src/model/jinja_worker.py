@@ -80,17 +80,21 @@ class Parser(jinja2.parser.Parser):
 
     def parse_assign_target(self, with_tuple=True, name_only=False, extra_end_rules=None, with_namespace=False):
         inherited = super().parse_assign_target
-        if not with_namespace:
-            return inherited(with_tuple, name_only, extra_end_rules)
-        first = inherited(False, False, None, True)
-        if self.stream.current.type != "comma":
-            return first
-        items = [first]
+        if not with_namespace or not with_tuple:
+            return inherited(with_tuple, name_only, extra_end_rules, with_namespace)
+        items = [self.parse_one_target()]
         while self.stream.skip_if("comma"):
-            if self.stream.current.type != "name":
-                break
-            items.append(inherited(False, False, None, True))
-        return jinja2.nodes.Tuple(items, "store", lineno=first.lineno)
+            items.append(self.parse_one_target())
+        return items[0] if len(items) == 1 else jinja2.nodes.Tuple(items, "store", lineno=items[0].lineno)
+
+    def parse_one_target(self):
+        if self.stream.current.type == "name" and self.stream.look().type == "dot":
+            return super().parse_assign_target(with_namespace=True)
+        target = self.parse_primary()
+        target.set_ctx("store")
+        if not target.can_assign():
+            self.fail(f"can't assign to {type(target).__name__.lower()!r}", target.lineno)
+        return target
 
 
 class CodeGenerator(jinja2.compiler.CodeGenerator):
