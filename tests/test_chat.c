@@ -4,6 +4,7 @@
 #include "base/utf8.h"
 #include "model/chat.h"
 #include "test.h"
+#include "tokenizer_build.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -293,6 +294,65 @@ static void chatml_is_built_in(void **state)
     chat_template_destroy(t);
 }
 
+/* A model file with these further keys; templates[i] is a key and its text. */
+static int open_model(const char *const templates[][2], size_t n_templates, bool has_chatml, struct chat_template **t,
+                      struct err *e)
+{
+    struct gguf_build g;
+    struct vocab_build v = {0};
+    gguf_build_init(&g);
+    vocab_add_byte_level(&v);
+    int32_t bos = vocab_add(&v, "<|begin|>", TYPE_CONTROL, 0), eos = vocab_add(&v, "<|end|>", TYPE_CONTROL, 0),
+            pad = vocab_add(&v, "<|pad|>", TYPE_CONTROL, 0);
+    if (has_chatml) {
+        vocab_add(&v, "<|im_start|>", TYPE_CONTROL, 0);
+        vocab_add(&v, "<|im_end|>", TYPE_CONTROL, 0);
+    }
+    vocab_put(&v, &g, "gpt-2");
+    gguf_build_u32(&g, "tokenizer.ggml.bos_token_id", (uint32_t)bos);
+    gguf_build_u32(&g, "tokenizer.ggml.eos_token_id", (uint32_t)eos);
+    gguf_build_u32(&g, "tokenizer.ggml.padding_token_id", (uint32_t)pad);
+    gguf_build_u32(&g, "tokenizer.ggml.mask_token_id", 4000000000u);
+    for (size_t i = 0; i < n_templates; i++)
+        gguf_build_str(&g, templates[i][0], templates[i][1]);
+    size_t n;
+    void *bytes = gguf_build_finish(&g, &n);
+    struct gguf *file;
+    struct tokenizer *tokenizer;
+    assert_int_equal(gguf_open_memory(&file, bytes, n, e), 0);
+    assert_int_equal(tokenizer_create(&tokenizer, file, e), 0);
+    int r = chat_template_open(t, file, tokenizer, NULL, e);
+    tokenizer_destroy(tokenizer); /* the template keeps nothing of either */
+    gguf_close(file);
+    free(bytes);
+    return r;
+}
+
+static void model_files_bring_their_templates(void **state)
+{
+    (void)state;
+    static const char *const templates[][2] = {
+        {"tokenizer.chat_template", "{{ bos_token }}{{ eos_token }}{{ pad_token }}{{ mask_token is defined }}"},
+        {"tokenizer.chat_template.tool_use", "{{ bos_token }} {{ tools }}"},
+        {"tokenizer.chat_template.rag", "{{ documents }}"},
+    };
+    struct chat_template *t;
+    struct err e = {0};
+    assert_int_equal(open_model(templates, 3, true, &t, &e), 0);
+    expect(t, "{}", "<|begin|><|end|><|pad|>False");
+    expect(t, "{\"tools\": [1]}", "<|begin|> [1]");
+    chat_template_destroy(t);
+
+    assert_int_equal(open_model(templates + 1, 1, true, &t, &e), 0);
+    expect(t, "{\"messages\": [], \"add_generation_prompt\": true}", "<|im_start|>assistant\n");
+    chat_template_destroy(t);
+
+    assert_int_equal(open_model(NULL, 0, false, &t, &e), WEIR_ENOTFOUND);
+    assert_null(t);
+    static const char *const broken[][2] = {{"tokenizer.chat_template", "{{"}};
+    assert_int_equal(open_model(broken, 1, true, &t, &e), WEIR_EFORMAT);
+}
+
 /* -- Failures ----------------------------------------------------------------------------------------------------- */
 
 static void broken_templates_are_known_at_once(void **state)
@@ -553,6 +613,7 @@ int main(void)
         cmocka_unit_test(tokens_that_are_absent_are_undefined),
         cmocka_unit_test(tools_choose_their_template),
         cmocka_unit_test(chatml_is_built_in),
+        cmocka_unit_test(model_files_bring_their_templates),
         cmocka_unit_test(broken_templates_are_known_at_once),
         cmocka_unit_test(messages_are_bounded_text),
         cmocka_unit_test(errors_name_the_line),

@@ -29,16 +29,13 @@ static int get_text(const struct gguf *file, const char *key, char **out, struct
     return r ? r : copy_text(s, key, out, e);
 }
 
-/* The name of the token whose id the file gives under `key`; *out stays NULL if it gives none. */
-static int token_text(const struct gguf *file, const struct tokenizer *tokenizer, const char *key, char **out,
-                      struct err *e)
+/* The token's name; *out stays NULL if the model has no such token. */
+static int token_text(const struct tokenizer *tokenizer, token_id id, const char *what, char **out, struct err *e)
 {
-    uint32_t id;
     *out = NULL;
-    int r = gguf_get_u32(file, key, &id, NULL);
-    if (r || id >= tokenizer_n_vocab(tokenizer))
+    if (id < 0 || (uint32_t)id >= tokenizer_n_vocab(tokenizer))
         return 0;
-    return copy_text(tokenizer_name(tokenizer, (token_id)id), key, out, e);
+    return copy_text(tokenizer_name(tokenizer, id), what, out, e);
 }
 
 static bool has_token(const struct tokenizer *t, const char *name)
@@ -84,7 +81,10 @@ static int define_tokens(struct chat_template *t, const struct gguf *file, const
     int r = 0;
     for (size_t i = 0; i < sizeof tokens / sizeof *tokens && !r; i++) {
         char *text;
-        r = token_text(file, tokenizer, tokens[i].key, &text, e);
+        uint32_t id = 0;
+        if (gguf_get_u32(file, tokens[i].key, &id, NULL) || id > INT32_MAX)
+            continue; /* the tokenizer's own reading of the file complains where it matters */
+        r = token_text(tokenizer, (token_id)id, tokens[i].variable, &text, e);
         if (!r && text)
             r = chat_template_define(t, tokens[i].variable, text, e);
         free(text);
@@ -108,9 +108,9 @@ int chat_template_open(struct chat_template **out, const struct gguf *file, cons
         r = source ? 0 : err_set(e, WEIR_ENOMEM, "no memory for a chat template");
     }
     if (!r)
-        r = token_text(file, tokenizer, "tokenizer.ggml.bos_token_id", &bos, e);
+        r = token_text(tokenizer, tokenizer_bos(tokenizer), "bos_token", &bos, e);
     if (!r)
-        r = token_text(file, tokenizer, "tokenizer.ggml.eos_token_id", &eos, e);
+        r = token_text(tokenizer, tokenizer_eos(tokenizer), "eos_token", &eos, e);
     if (!r)
         r = chat_template_create(&t, source, bos, eos, limits, e);
     if (!r)
