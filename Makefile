@@ -103,7 +103,7 @@ $(B)/gen/embed.o: $(GEN)
 PROFILES := $(sort $(wildcard profiles/models/*.json profiles/devices/*.json))
 EMBED := $(strip $(if $(wildcard src/model/jinja_worker.py),jinja_worker=src/model/jinja_worker.py) \
          $(if $(wildcard models/demo/weir-demo.gguf),demo_model=models/demo/weir-demo.gguf) \
-         $(foreach p,$(PROFILES),$(p:profiles/%.json=%)=$(p)))
+         plan_page=src/cli/plan.html $(foreach p,$(PROFILES),$(p:profiles/%.json=%)=$(p)))
 $(GEN): tools/embed.sh $(foreach e,$(EMBED),$(lastword $(subst =, ,$(e))))
 	@mkdir -p $(@D)
 	$(Q)tools/embed.sh $@ $(EMBED)

@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/suggest.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -158,6 +159,20 @@ static const struct option_def *find_letter(const struct option_def *defs, char 
     return NULL;
 }
 
+static int unknown(const struct option_def *defs, const char *given, struct err *e)
+{
+    const char *names[256], *near;
+    size_t n = 0;
+    for (const struct option_def *d = defs; d->name && n < sizeof names / sizeof *names; d++) {
+        if (d->kind != OPT_TITLE)
+            names[n++] = d->name;
+    }
+    near = given[1] == '-' ? suggest_nearest(given + 2, names, n) : NULL;
+    if (near)
+        return err_set(e, WEIR_EINVAL, "there is no option '%s'; did you mean --%s? See --help", given, near);
+    return err_set(e, WEIR_EINVAL, "there is no option '%s'; see --help", given);
+}
+
 /* The option at argv[*i]; takes its value from the next argument if need be. */
 static int parse_one(struct options *o, int argc, char **argv, int *i, bool config_pass, struct err *e)
 {
@@ -173,7 +188,7 @@ static int parse_one(struct options *o, int argc, char **argv, int *i, bool conf
         d = name[2] ? NULL : find_letter(o->defs, name[1]);
     }
     if (!is_config && !d)
-        return err_set(e, WEIR_EINVAL, "there is no option '%s'; see --help", name);
+        return unknown(o->defs, name, e);
     if (d && d->kind == OPT_FLAG && !value)
         value = "true";
     if (!value && *i + 1 >= argc)

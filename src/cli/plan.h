@@ -115,6 +115,7 @@ struct plan_report {
     uint32_t n_experts;
     struct plan_parallel parallel[5];
     uint32_t n_parallel;
+    double single_tokens_per_s; /* batch 1 at the context */
     double remote_tokens_per_s; /* batch 1 with weights on the other NUMA node; 0: unknown */
 
     double price_per_hour, price_per_million, compute_hours, bandwidth_hours; /* of a million tokens, one device */
@@ -136,7 +137,5 @@ void plan_text(const struct plan_report *p, const struct plan_view *v, struct bu
 void plan_csv(const struct plan_report *p, struct buf *b);
 int plan_json(const struct plan_report *p, struct buf *b);
 int plan_html(const struct plan_report *p, struct buf *b);
-
-int cmd_plan(int argc, char **argv);
 
 #endif

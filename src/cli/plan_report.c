@@ -353,9 +353,10 @@ static void fill_cost(struct plan_report *p)
     p->compute_hours = steps * w->time.device_flops * n / p->r.matmul_ops_per_s / 3600;
     p->bandwidth_hours = steps * w->time.device_bytes * n / p->r.bytes_per_s / 3600;
     p->price_per_million = p->price_per_hour * n / 3600 * 1e6 / w->tokens_per_s;
+    struct roofline_time t;
+    roofline_decode(&p->r, 1, p->context - 1, &t);
+    p->single_tokens_per_s = 1 / t.expected_s;
     if (p->in.profile.is_cpu && p->in.profile.numa_remote_fraction < 1) {
-        struct roofline_time t;
-        roofline_decode(&p->r, 1, p->context - 1, &t);
         double slower = 1 / p->in.profile.numa_remote_fraction - 1;
         p->remote_tokens_per_s = 1 / (t.expected_s + (t.weights_s + t.attention_s) * slower);
     }

@@ -27,6 +27,17 @@ static const char *scaled(double x, const char *unit)
     return out;
 }
 
+/* Of parameters one says billions. */
+static const char *parameters(double x)
+{
+    char *out = text_slot();
+    if (x < 1e9)
+        snprintf(out, 32, "%.0f million", x / 1e6);
+    else
+        snprintf(out, 32, "%.*f billion", x < 1e10 ? 2 : 1, x / 1e9);
+    return out;
+}
+
 static const char *bytes(double x)
 {
     return scaled(x, "B");
@@ -47,7 +58,9 @@ static const char *rate(double x)
 static const char *seconds(double x)
 {
     char *out = text_slot();
-    if (x < 0.0995)
+    if (x < 0.000995)
+        snprintf(out, 32, "%.0f us", 1e6 * x);
+    else if (x < 0.0995)
         snprintf(out, 32, "%.1f ms", 1000 * x);
     else if (x < 0.9995)
         snprintf(out, 32, "%.0f ms", 1000 * x);
@@ -73,12 +86,15 @@ static void head(const struct plan_report *p, struct buf *b)
     const struct shape *s = &p->in.shape;
     const struct profile *d = &p->in.profile;
     const char *weights = p->in.weights ? p->in.weights : s->exact ? s->file_format : "bf16";
-    buf_printf(b, "%s: %s parameters", s->name, scaled(p->params, ""));
+    buf_printf(b, "%s: %s parameters", s->name, parameters(p->params));
     if (s->n_expert)
-        buf_printf(b, " (%s a token)", scaled(p->active_params, ""));
+        buf_printf(b, " (%s a token)", parameters(p->active_params));
     buf_printf(b, ", weights %s, KV %s\n", weights, p->in.kv ? p->in.kv : "f16");
-    buf_printf(b, "%s%s: %s at %s/s, %s/s\n\n", p->n_devices > 1 ? "on several " : "on ", d->name,
-               bytes(d->tiers[0].capacity_bytes), bytes(d->tiers[0].bytes_per_s), scaled(p->r.matmul_ops_per_s, "op"));
+    buf_adds(b, "on ");
+    if (p->n_devices > 1)
+        buf_printf(b, "%lu x ", (unsigned long)p->n_devices);
+    buf_printf(b, "%s: %s at %s/s, %s/s\n\n", d->name, bytes(d->tiers[0].capacity_bytes),
+               bytes(d->tiers[0].bytes_per_s), scaled(p->r.matmul_ops_per_s, "op"));
 }
 
 static void memory(const struct plan_report *p, struct buf *b)
@@ -108,11 +124,13 @@ static void memory(const struct plan_report *p, struct buf *b)
     buf_adds(b, "\n\n");
 }
 
-static void single(const struct plan_report *p, struct buf *b)
+static void single(const struct plan_report *p, struct buf *b, bool all)
 {
     buf_adds(b, "One sequence: bytes of a step\n  context    weights        KV   tokens/s    ceiling\n");
     for (uint32_t i = 0; i < p->n_contexts; i++) {
         const struct plan_bytes *g = &p->growth[i];
+        if (!all && i % 2 == 0 && g->context != p->context && p->n_contexts > 5)
+            continue;
         buf_printf(b, "  %7s  %9s %9s  %9s  %9s\n", tokens(g->context), bytes(g->weight_bytes), bytes(g->kv_bytes),
                    rate(g->tokens_per_s), rate(g->ceiling_tokens_per_s));
     }
@@ -130,6 +148,8 @@ static void phases(const struct plan_report *p, struct buf *b)
     buf_printf(b, "Roofline: the ridge is at %.0f operations a byte\n", p->ridge_ops_per_byte);
     for (int i = 0; i < 4; i++) {
         const struct plan_intensity *x = &p->intensity[i];
+        if (i && !strcmp(x->name, p->intensity[0].name))
+            continue;
         buf_printf(b, "  %-20s %7.1f   %s-bound\n", x->name, x->ops_per_byte, x->memory_bound ? "memory" : "compute");
     }
     buf_adds(b, "\n");
@@ -251,8 +271,7 @@ static void devices(const struct plan_report *p, struct buf *b)
     }
     if (p->remote_tokens_per_s > 0)
         buf_printf(b, "NUMA: with its memory on the other socket one sequence gets %s tokens/s instead of %s\n\n",
-                   rate(p->remote_tokens_per_s),
-                   rate(1 / (p->sweet.batch == 1 ? p->sweet.time.expected_s : p->cells[0].itl_s)));
+                   rate(p->remote_tokens_per_s), rate(p->single_tokens_per_s));
 }
 
 static void cost(const struct plan_report *p, struct buf *b)
@@ -291,7 +310,7 @@ void plan_text(const struct plan_report *p, const struct plan_view *v, struct bu
 {
     head(p, b);
     memory(p, b);
-    single(p, b);
+    single(p, b, v->surface);
     phases(p, b);
     if (p->fits)
         sweet(p, b);
