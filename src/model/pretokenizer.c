@@ -117,6 +117,8 @@ static const struct family {
     {"seed-coder",
      0,
      {CONTRACTION "|" WORD "|\\p{N}| ?[^" WS "\\p{L}\\p{N}\\r\\n]+|" NEWLINES "|" TRAILING_SPACE "|" SPACE "+"}},
+    {"ufakzeka", 0, {WORD "|\\p{N}|" TAIL}},
+    {"laguna", 0, {"[^\\n]+|\\n+", QWEN2}},
     {"exaone-moe",
      0,
      {CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?(?:\\p{L}\\p{M}*+(?: \\p{L}\\p{M}*+)*+)++|\\p{N}|" SYMBOLS "[\\r\\n/]?|" SPACE
