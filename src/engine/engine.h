@@ -7,6 +7,10 @@
  *
  * Generation is text-aware here: sampling, stop strings across token borders, UTF-8-safe detokenisation,
  * log-probabilities, echo.
+ *
+ * Events of a request: its prompt if echo is set (as one text, or token by token with log-probabilities), then one for
+ * each token of the output (has_token), then the terminal one, which carries no token but the text that was held back.
+ * A token that ends the output (end of turn) has no event of its own; it counts in n_output_tokens.
  */
 #ifndef WEIR_ENGINE_ENGINE_H
 #define WEIR_ENGINE_ENGINE_H
@@ -41,8 +45,9 @@ struct gen_event {
     const char *text; /* new text, whole UTF-8 characters; may be empty while a stop string or character is pending */
     size_t n_text;
     bool has_token;              /* a token was produced (false: only text held back until now, or the end) */
-    bool is_prompt;              /* an echoed prompt token */
-    const struct sample *sample; /* with log-probabilities if asked for; valid if has_token */
+    bool is_prompt;              /* echoed: a prompt token, or without log-probabilities the whole prompt's text */
+    const struct sample *sample; /* with log-probabilities if asked for; valid if has_token. The first prompt token has
+                                    the log-probability NAN. */
     enum finish_reason finish;
     const char *stop_text; /* the stop string that matched, or NULL */
     struct sched_event refusal;
@@ -56,13 +61,14 @@ struct gen_request {
     token_id *prompt; /* malloc'ed; ownership passes with a successful submit */
     uint32_t n_prompt;
     uint32_t max_new_tokens; /* 0: up to the context's end */
-    uint32_t min_new_tokens; /* end tokens are forbidden before */
-    bool ignore_eos;
-    bool echo;         /* deliver the prompt's tokens first (with logprobs if asked for) */
-    bool special_text; /* special tokens appear in the text */
-    bool logprobs;
+    uint32_t min_new_tokens; /* end tokens are forbidden before, stop strings do not stop before */
+    bool ignore_eos;         /* end tokens do not end the output */
+    bool echo;               /* deliver the prompt first (with logprobs: token by token) */
+    bool prompt_only;        /* generate nothing: ends with FINISH_LENGTH when the prompt has run */
+    bool special_text;       /* special tokens appear in the text */
+    bool logprobs;           /* sampling.top_logprobs says how many */
     struct sampling_params sampling;
-    const char *const *stops; /* copied */
+    const char *const *stops; /* copied; not empty, valid UTF-8 */
     uint32_t n_stops;
     bool keep_stop_text; /* include the matched stop string in the output */
     int32_t priority;
@@ -73,24 +79,30 @@ struct gen_request {
 };
 
 struct engine_config {
-    struct sched_config sched;
-    struct device_config device;
-    uint32_t max_inbox; /* submitted, not yet seen by the engine */
+    struct sched_config sched;   /* max_step_outputs 0: max_running and some for prompt log-probabilities */
+    struct device_config device; /* its chunks, rows, sequences, outputs and context follow from sched */
+    uint32_t max_inbox;          /* submitted, not yet seen by the engine */
 };
 
-/* Latency histograms and counters, read by the metrics page. Copied out whole; cheap. */
+/* As of the last step. Copied out whole; cheap. */
 struct engine_stats {
     struct sched_stats sched;
     struct step_traffic traffic; /* totals */
     double busy_s;               /* time in steps */
     double last_step_s, last_step_bytes;
-    uint64_t n_steps;
-    bool healthy; /* false after the device failed */
+    uint64_t n_steps, n_failed_steps;
+    bool healthy; /* false after the device failed, until a step succeeds */
 };
 
-/* Starts the engine thread. model, tokenizer and forward must outlive it; the device is created inside. */
+/* Starts the engine thread. model, tokenizer and forward must outlive it; the CPU device is created inside. */
 int engine_create(struct engine **out, const struct forward *f, const struct tokenizer *t,
                   const struct engine_config *c, struct err *e);
+
+/* The same on a device that the caller made with what engine_device_config gives; the device passes to the engine, on
+ * failure too. */
+int engine_create_on(struct engine **out, struct device *d, const struct tokenizer *t, const struct engine_config *c,
+                     struct err *e);
+struct device_config engine_device_config(const struct engine_config *c);
 
 /* Stops taking requests and returns at once; running and queued ones go on. engine_idle tells when all are done. */
 void engine_drain(struct engine *en);
@@ -100,7 +112,8 @@ bool engine_idle(const struct engine *en);
 void engine_destroy(struct engine *en);
 
 /* 0 with *id set: events will follow, ending with a terminal one. Else nothing follows and the caller keeps r's memory:
- * WEIR_EINVAL (parameters; the message names the field), WEIR_EBUSY (inbox full or draining). Thread-safe. */
+ * WEIR_EINVAL (parameters; the message names the field), WEIR_EBUSY (inbox full or draining), WEIR_ENOMEM. Thread-safe.
+ * The first events may come before it returns: *id is set before the request can be seen by the engine. */
 int engine_submit(struct engine *en, const struct gen_request *r, uint64_t *id, struct err *e);
 
 /* Its memory is free within one step; a FINISH_CANCELLED event follows unless it ended already. Unknown ids are
