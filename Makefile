@@ -81,12 +81,15 @@ $(LIB): $(filter-out $(MAIN),$(OBJ))
 	@rm -f $@
 	$(Q)$(AR) rcs $@ $^
 
+# Vector code under sanitisers: checks by call and no UBSan, else one file takes a minute to compile.
+KERNEL_OPT := $(if $(SAN),-O1 -fno-sanitize=undefined $(if $(findstring gcc,$(CC)),--param asan-instrumentation-with-call-threshold=0),-O3)
+
 # Flags of a kernel file follow from its name: src/kernel/x86/NAME_ISA.c
 isa_of = $(lastword $(subst _, ,$(basename $(notdir $1))))
 $(B)/src/kernel/x86/%.o: src/kernel/x86/%.c
 	@mkdir -p $(@D)
 	$(call SAY,CC)
-	$(Q)$(CC) $(CFLAGS) -O3 $(ISA_$(call isa_of,$<)) -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(CFLAGS) $(KERNEL_OPT) $(ISA_$(call isa_of,$<)) -MMD -MP -c -o $@ $<
 $(B)/src/kernel/ref/%.o: src/kernel/ref/%.c
 	@mkdir -p $(@D)
 	$(call SAY,CC)
