@@ -31,16 +31,19 @@ static struct traffic_model dense(void)
 static void count(const struct traffic_model *m, uint32_t n_past, uint32_t n, double *read_positions, double *pairs)
 {
     *read_positions = *pairs = 0;
+    uint32_t block = m->kv_block_rows ? m->kv_block_rows : n, end = n_past + n;
     for (uint32_t layer = 0; layer < m->n_layer; layer++) {
         bool window = layer < m->n_layer_window;
-        for (uint32_t pos = 0; pos < n_past + n; pos++) {
-            bool seen = false;
-            for (uint32_t row = n_past; row < n_past + n; row++) {
-                bool visible = pos <= row && (!window || pos + m->window > row);
-                *pairs += visible;
-                seen |= visible;
+        for (uint32_t first = n_past; first < end; first += block) {
+            for (uint32_t pos = 0; pos < end; pos++) {
+                bool seen = false;
+                for (uint32_t row = first; row < first + block && row < end; row++) {
+                    bool visible = pos <= row && (!window || pos + m->window > row);
+                    *pairs += visible;
+                    seen |= visible;
+                }
+                *read_positions += seen;
             }
-            *read_positions += seen;
         }
     }
 }
@@ -55,6 +58,8 @@ static void test_counts_by_definition(void **state)
             m.n_layer_window = 1 + (uint32_t)rng_below(&r, 4);
             m.window = 1 + (uint32_t)rng_below(&r, 40);
         }
+        if (i % 4 >= 2)
+            m.kv_block_rows = 1 + (uint32_t)rng_below(&r, 20);
         struct traffic_load l = {0};
         double positions = 0, pairs = 0;
         uint32_t rows = 0, n_seqs = 1 + (uint32_t)rng_below(&r, 4);

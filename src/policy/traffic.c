@@ -5,18 +5,22 @@
 
 /* Rows at positions p .. p+n-1, row at q sees min(q+1, w) positions. */
 struct span {
-    double positions; /* seen by at least one row */
+    double positions; /* seen by at least one row, once for each block of rows */
     double pairs;     /* sum over rows of the positions seen */
 };
 
-static struct span span_of(double p, double n, double w)
+static struct span span_of(double p, double n, double w, double block)
 {
     double growing = 0; /* rows that still see everything before them */
     if (p < w)
         growing = fmin(n, w - p);
-    double first_seen = fmax(0, p + 1 - w);
+    /* Block i of k sees from max(0, before + i block) up to its own last row. */
+    double k = block > 0 ? ceil(n / block) : 1, before = p + 1 - w;
+    double sum_end = k * p + (k - 1) * k / 2 * block + n;
+    double skipped = before < 0 && block > 0 ? fmin(k, ceil(-before / block)) : before < 0 ? k : 0, m = k - skipped;
+    double sum_first = m > 0 ? m * before + block * (skipped + k - 1) * m / 2 : 0;
     return (struct span){
-        .positions = p + n - first_seen,
+        .positions = sum_end - sum_first,
         .pairs = growing * p + growing * (growing + 1) / 2 + (n - growing) * w,
     };
 }
@@ -25,12 +29,12 @@ static void accumulate(struct traffic_load *l, const struct traffic_model *m, do
                        uint32_t n_tokens)
 {
     assert(n_tokens > 0);
-    struct span full = span_of(n_past, n_tokens, UINT32_MAX);
+    struct span full = span_of(n_past, n_tokens, UINT32_MAX, m->kv_block_rows);
     l->full_positions += sign * full.positions;
     l->full_pairs += sign * full.pairs;
     if (!m->n_layer_window)
         return;
-    struct span near = span_of(n_past, n_tokens, m->window);
+    struct span near = span_of(n_past, n_tokens, m->window, m->kv_block_rows);
     l->window_positions += sign * near.positions;
     l->window_pairs += sign * near.pairs;
 }

@@ -7,11 +7,10 @@
  *                output matrix if any logits are wanted; one row of the embedding for each row. A tied output is the
  *                whole embedding matrix. Norms and biases, a few kilobytes that stay in caches, are not counted.
  *   KV read      for each sequence and layer, keys and values of every position that at least one of its rows sees, the
- *                rows' own positions included. A sliding window of w: row at position p sees max(0, p-w+1) .. p.
- *   KV written   keys and values of each row, in every layer.
- *   activations  what flows between operations, each value written once and read once: an estimate, for it mostly
- *                stays in caches.
- * Multiply-adds count as two operations; attention's are those of visible (row, position) pairs only.
+ *                rows' own positions included (once for each kv_block_rows rows). A sliding window of w: row at
+ * position p sees max(0, p-w+1) .. p. KV written   keys and values of each row, in every layer. activations  what flows
+ * between operations, each value written once and read once: an estimate, for it mostly stays in caches. Multiply-adds
+ * count as two operations; attention's are those of visible (row, position) pairs only.
  *
  * Experts: routing is taken as uniform and independent, so B rows that choose k of E touch E (1 - (1 - k/E)^B) distinct
  * ones on average. Real routing is less even and touches fewer.
@@ -45,6 +44,8 @@ struct traffic_model {
     double expert_params; /* elements of all experts; a row meets n_expert_used / n_expert of them */
     double output_params; /* for each row whose logits are wanted */
 
+    uint32_t kv_block_rows;  /* rows of a sequence that share one pass over its cache; 0: all of a step's. A CPU takes
+                                a long prompt in blocks, of which all but the first find the cache in its caches. */
     double kv_token_bytes;   /* keys and values of one token in one layer, in the cache's type */
     double pair_flops;       /* attention of one row over one position in one layer: 4 n_head head_dim */
     double row_act_bytes;    /* activations of one row through all layers */
