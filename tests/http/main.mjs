@@ -1,0 +1,7 @@
+import { runAll } from './lib.mjs';
+import './api.mjs';
+import './errors.mjs';
+import './connections.mjs';
+import './life.mjs';
+
+await runAll();
