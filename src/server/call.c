@@ -265,7 +265,7 @@ static void note_done(struct call *c, struct choice *ch)
     if (ch->n_tokens)
         histogram_add(&m->decode, ch->last_token_s - ch->first_token_s);
     histogram_add(&m->prompt_tokens, end->n_prompt_tokens);
-    histogram_add(&m->generation_tokens, ch->n_tokens);
+    histogram_add(&m->generation_tokens, end->n_output_tokens);
 }
 
 /* Everything has ended well: the rest of the answer. */

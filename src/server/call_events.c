@@ -76,7 +76,7 @@ struct reply_usage call_usage(const struct call *c)
         u.prompt_tokens += c->job.params.prompts[i].n_ids;
     for (uint32_t i = 0; i < c->n_choices; i++) {
         if (!c->job.params.prompt_only)
-            u.completion_tokens += c->choices[i].n_tokens;
+            u.completion_tokens += c->choices[i].end.n_output_tokens;
         if (i % c->job.params.n == 0)
             u.cached_tokens += c->choices[i].end.n_cached_tokens;
     }
