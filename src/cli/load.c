@@ -197,8 +197,8 @@ static int size_kv(struct loaded *l, const struct load_config *c, struct err *e)
                        (double)per_seq * (double)chunk_bytes / (1 << 30), (unsigned long long)n);
     if (n < per_seq)
         context = n * c->chunk_tokens;
-    ec->sched.n_chunks = ec->device.n_chunks = (uint32_t)n;
-    ec->sched.max_context = ec->device.max_context = (uint32_t)context;
+    ec->sched.n_chunks = (uint32_t)n;
+    ec->sched.max_context = (uint32_t)context;
     l->kv_bytes = (size_t)n * chunk_bytes;
     return 0;
 }
@@ -215,15 +215,9 @@ static int start_engine(struct loaded *l, const struct load_config *c, struct er
                   .max_queued = c->max_queued,
                   .max_step_tokens = c->max_step_tokens > c->max_running ? c->max_step_tokens : c->max_running,
                   .prefix_cache = !c->no_prefix_cache},
-        .device = {.n_threads = c->threads,
-                   .pin_threads = !c->no_pin,
-                   .kv_type = kv_type ? KV_Q8_0 : KV_F16,
-                   .chunk_tokens = c->chunk_tokens},
+        .device = {.n_threads = c->threads, .pin_threads = !c->no_pin, .kv_type = kv_type ? KV_Q8_0 : KV_F16},
         .max_inbox = c->max_queued + c->max_running,
     };
-    l->config.device.max_step_tokens = l->config.sched.max_step_tokens;
-    l->config.device.max_step_seqs = c->max_running;
-    l->config.device.max_outputs = l->config.sched.max_step_tokens; /* echoed prompts want every row */
     int r = size_kv(l, c, e);
     return r ? r : engine_create(&l->engine, l->forward, l->tokenizer, &l->config, e);
 }

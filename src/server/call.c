@@ -135,6 +135,7 @@ static int submit(struct call *c, struct choice *ch, const struct api_prompt *pr
         .min_new_tokens = p->min_tokens,
         .ignore_eos = p->ignore_eos,
         .echo = p->echo,
+        .prompt_only = p->prompt_only,
         .special_text = p->special_text,
         .logprobs = p->logprobs,
         .sampling = p->sampling,

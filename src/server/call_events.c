@@ -75,8 +75,7 @@ struct reply_usage call_usage(const struct call *c)
     for (uint32_t i = 0; i < c->job.params.n_prompts; i++)
         u.prompt_tokens += c->job.params.prompts[i].n_ids;
     for (uint32_t i = 0; i < c->n_choices; i++) {
-        if (!c->job.params.prompt_only)
-            u.completion_tokens += c->choices[i].end.n_output_tokens;
+        u.completion_tokens += c->choices[i].end.n_output_tokens;
         if (i % c->job.params.n == 0)
             u.cached_tokens += c->choices[i].end.n_cached_tokens;
     }
@@ -118,8 +117,6 @@ static void take(struct call *c, const struct record *r, const char *text, const
     struct choice *ch = &c->choices[r->choice];
     if (r->has_token && !r->is_prompt)
         measure(c, ch, r);
-    if (p->prompt_only && r->has_token && !r->is_prompt)
-        return; /* nothing was asked for but the prompt */
     if (sample)
         add_logprobs(c, ch, r, sample);
     ch->n_prompt_seen += r->is_prompt;
