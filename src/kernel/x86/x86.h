@@ -16,6 +16,10 @@ void kernels_init_vnni(struct kernels *k);
 void kernels_init_bf16(struct kernels *k);
 
 /* One family of kernels at one level. */
+void x86_rows_avx2(struct kernels *k);
+void x86_rows_avx512(struct kernels *k);
+void x86_attention_avx2(struct kernels *k);
+void x86_attention_avx512(struct kernels *k);
 void x86_floats_avx512(struct kernels *k);
 void x86_floats_bf16(struct kernels *k);
 void x86_blocks_avx512(struct kernels *k);
