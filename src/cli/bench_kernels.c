@@ -1,0 +1,261 @@
+/* weir bench kernels: one product after the other through memory that no cache holds, as a decode step walks its
+ * weights; and with many tokens, where arithmetic is the limit. */
+#include "base/clock.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "cli/bench.h"
+#include "device/cpu/team.h"
+#include "device/device.h"
+#include "kernel/kernel.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PREFILL_TOKENS 512
+#define ATTN_CHUNK_TOKENS 32
+
+struct bench {
+    const struct bench_config *config;
+    const struct kernels *k;
+    struct team *team;
+    double read_bytes_per_s;
+
+    enum tensor_type type;
+    uint32_t n_tokens;
+    size_t row_bytes, n_matrices; /* what fits config->bytes */
+    uint8_t *weights;
+    uint8_t *x;
+    size_t x_row_bytes;
+    float *y; /* [n_tokens][rows] */
+
+    enum kv_type kv_type;
+    uint32_t n_q, head_dim;
+    size_t kv_row_bytes;
+};
+
+static const enum tensor_type types[] = {
+    TENSOR_Q8_0, TENSOR_Q4_0, TENSOR_Q4_K, TENSOR_Q6_K, TENSOR_F16,  TENSOR_BF16,   TENSOR_F32,    TENSOR_Q4_1,
+    TENSOR_Q5_0, TENSOR_Q5_1, TENSOR_Q2_K, TENSOR_Q3_K, TENSOR_Q5_K, TENSOR_IQ4_NL, TENSOR_IQ4_XS, TENSOR_MXFP4,
+};
+
+/* The rows of one worker, in whole panels of 16. */
+static void share(const struct bench *b, uint32_t thread, uint32_t *first, uint32_t *end)
+{
+    const uint64_t rows = b->config->rows, panels = (rows + 15) / 16, n = team_size(b->team);
+    const uint64_t begin = panels * thread / n * 16, stop = panels * (thread + 1) / n * 16;
+    *first = (uint32_t)(begin < rows ? begin : rows);
+    *end = (uint32_t)(stop < rows ? stop : rows);
+}
+
+/* Bytes from 0x20 to 0x2f make sane numbers of every type: speed does not depend on them. The worker that will read a
+ * row writes it. */
+static void fill(void *user, uint32_t thread)
+{
+    struct bench *b = user;
+    struct rng rng = {.state = thread};
+    uint32_t first, end;
+    share(b, thread, &first, &end);
+    for (size_t m = 0; m < b->n_matrices; m++) {
+        uint8_t *w = b->weights + (m * b->config->rows + first) * b->row_bytes;
+        size_t n = (size_t)(end - first) * b->row_bytes;
+        for (size_t i = 0; i < n; i += 8) {
+            uint64_t word = (rng_u64(&rng) & 0x0f0f0f0f0f0f0f0fu) | 0x2020202020202020u;
+            memcpy(w + i, &word, n - i < 8 ? n - i : 8);
+        }
+    }
+}
+
+static void multiply(void *user, uint32_t thread)
+{
+    const struct bench *b = user;
+    uint32_t first, end;
+    share(b, thread, &first, &end);
+    for (size_t m = 0; m < b->n_matrices && end > first; m++) {
+        struct matmul_args a = {.w = b->weights + (m * b->config->rows + first) * b->row_bytes,
+                                .w_row_bytes = b->row_bytes,
+                                .n_rows = end - first,
+                                .n_cols = b->config->cols,
+                                .x = b->x,
+                                .x_row_bytes = b->x_row_bytes,
+                                .n_tokens = b->n_tokens,
+                                .y = b->y + first,
+                                .y_stride = b->config->rows};
+        b->k->matmul[b->type](&a);
+    }
+}
+
+static double best_seconds(struct bench *b, void (*fn)(void *, uint32_t))
+{
+    const double end_s = clock_monotonic_s() + b->config->seconds;
+    double best = 1e30;
+    for (int n = 0; n < 3 || clock_monotonic_s() < end_s; n++) {
+        double begin_s = clock_monotonic_s();
+        team_run(b->team, fn, b);
+        double took_s = clock_monotonic_s() - begin_s;
+        best = took_s < best ? took_s : best;
+    }
+    return best;
+}
+
+static void report(const struct bench *b, const char *kernel, uint32_t n_tokens, double bytes, double ops,
+                   double seconds)
+{
+    const double rate = bytes / seconds, share_of_read = rate / b->read_bytes_per_s;
+    if (b->config->json)
+        printf("{\"bench\":\"kernels\",\"isa\":\"%s\",\"kernel\":\"%s\",\"threads\":%u,\"tokens\":%u,"
+               "\"bytes_per_s\":%.0f,\"share_of_read_bandwidth\":%.4f,\"ops_per_s\":%.0f}\n",
+               kernel_isa_name(b->k->isa), kernel, team_size(b->team), n_tokens, rate, share_of_read, ops / seconds);
+    else
+        printf("  %-16s %6u %8.1f %7.0f %% %10.1f\n", kernel, n_tokens, rate / 1e9, 100 * share_of_read,
+               ops / seconds / 1e9);
+    fflush(stdout);
+}
+
+static int bench_matmul(struct bench *b, enum tensor_type t, uint32_t n_tokens, struct err *e)
+{
+    const struct bench_config *c = b->config;
+    const enum act_format act = b->k->act_format[t];
+    const char *name = tensor_type_name((uint32_t)t);
+    b->type = t;
+    b->n_tokens = n_tokens;
+    b->row_bytes = tensor_type_row_bytes(t, c->cols);
+    const size_t matrix_bytes = b->row_bytes * c->rows;
+    /* Many tokens: the arithmetic of few matrices takes long enough. */
+    const size_t wanted_bytes = n_tokens >= 64 ? matrix_bytes : c->bytes;
+    b->n_matrices = wanted_bytes / matrix_bytes ? wanted_bytes / matrix_bytes : 1;
+    b->x_row_bytes = act_row_bytes(act, c->cols);
+    const size_t weight_bytes = b->n_matrices * matrix_bytes, x_bytes = b->x_row_bytes * n_tokens;
+    const size_t y_bytes = (size_t)n_tokens * c->rows * sizeof *b->y;
+    b->weights = mem_aligned(weight_bytes + 64);
+    b->x = mem_aligned(x_bytes);
+    b->y = mem_aligned(y_bytes);
+    float *row = mem_array(c->cols, sizeof *row);
+    int rc = 0;
+    if (b->weights && b->x && b->y && row) {
+        struct rng rng = {.state = 1};
+        for (uint32_t i = 0; i < n_tokens; i++) {
+            for (uint32_t j = 0; j < c->cols; j++)
+                row[j] = (float)rng_unit(&rng) - 0.5f;
+            b->k->act_pack[act](row, c->cols, b->x + i * b->x_row_bytes);
+        }
+        team_run(b->team, fill, b);
+        const double seconds = best_seconds(b, multiply);
+        report(b, name, n_tokens, (double)weight_bytes,
+               2.0 * (double)n_tokens * c->rows * c->cols * (double)b->n_matrices, seconds);
+    } else {
+        rc = err_set(e, WEIR_ENOMEM, "no memory for %zu bytes of weights; a smaller --bytes needs less", weight_bytes);
+    }
+    free(row);
+    mem_free_aligned(b->y, y_bytes);
+    mem_free_aligned(b->x, x_bytes);
+    mem_free_aligned(b->weights, weight_bytes + 64);
+    return rc;
+}
+
+/* ---- attention ---- */
+
+/* Workers take turns at chunks: keys, then values. */
+static void attend(void *user, uint32_t thread)
+{
+    const struct bench *b = user;
+    const size_t chunk_bytes = ATTN_CHUNK_TOKENS * b->kv_row_bytes;
+    const size_t n_chunks = b->config->bytes / (2 * chunk_bytes), n = team_size(b->team);
+    uint32_t first[64] = {0}, last[64];
+    float m[64], l[64] = {0};
+    float *acc = b->y + (size_t)thread * b->n_q * b->head_dim;
+    for (uint32_t i = 0; i < b->n_q; i++) {
+        last[i] = ATTN_CHUNK_TOKENS;
+        m[i] = -1e30f;
+    }
+    struct attn_args a = {.q = (const float *)(const void *)b->x,
+                          .n_q = b->n_q,
+                          .head_dim = b->head_dim,
+                          .kv_type = b->kv_type,
+                          .kv_row_bytes = b->kv_row_bytes,
+                          .first = first,
+                          .last = last,
+                          .m = m,
+                          .l = l,
+                          .acc = acc};
+    for (size_t i = n_chunks * thread / n; i < n_chunks * (thread + 1) / n; i++) {
+        a.k = b->weights + i * 2 * chunk_bytes;
+        a.v = b->weights + i * 2 * chunk_bytes + chunk_bytes;
+        b->k->attention(&a);
+    }
+}
+
+static void fill_bytes(void *user, uint32_t thread)
+{
+    const struct bench *b = user;
+    const size_t n = b->config->bytes / team_size(b->team);
+    struct rng rng = {.state = thread};
+    for (size_t i = 0; i + 8 <= n; i += 8) {
+        uint64_t word = (rng_u64(&rng) & 0x0f0f0f0f0f0f0f0fu) | 0x2020202020202020u;
+        memcpy(b->weights + thread * n + i, &word, sizeof word);
+    }
+}
+
+static int bench_attention(struct bench *b, enum kv_type t, uint32_t n_q, uint32_t head_dim, struct err *e)
+{
+    const size_t bytes = b->config->bytes, q_bytes = (size_t)n_q * head_dim * sizeof(float);
+    const size_t acc_bytes = q_bytes * team_size(b->team);
+    b->kv_type = t;
+    b->n_q = n_q;
+    b->head_dim = head_dim;
+    b->kv_row_bytes = kv_row_bytes(t, head_dim);
+    b->weights = mem_aligned(bytes);
+    b->x = mem_aligned(q_bytes);
+    b->y = mem_aligned(acc_bytes);
+    int rc = 0;
+    if (b->weights && b->x && b->y) {
+        char name[64];
+        snprintf(name, sizeof name, "attn %s %ux%u", t == KV_F16 ? "F16" : "Q8_0", n_q, head_dim);
+        team_run(b->team, fill_bytes, b);
+        const double values = (double)bytes / (double)b->kv_row_bytes * head_dim;
+        report(b, name, n_q, (double)bytes, 2 * values * n_q, best_seconds(b, attend));
+    } else {
+        rc = err_set(e, WEIR_ENOMEM, "no memory for %zu bytes of keys and values", bytes);
+    }
+    mem_free_aligned(b->y, acc_bytes);
+    mem_free_aligned(b->x, q_bytes);
+    mem_free_aligned(b->weights, bytes);
+    return rc;
+}
+
+int bench_kernels(const struct bench_config *c, struct err *e)
+{
+    struct bench b = {.config = c, .k = kernels_get(e)};
+    if (!b.k)
+        return WEIR_EINVAL;
+    int rc = team_create(&b.team, c->n_threads, true, e);
+    if (rc)
+        return rc;
+    rc = device_cpu_read_bandwidth(team_size(b.team), c->bytes, c->seconds, &b.read_bytes_per_s, e);
+    if (!rc && !c->json)
+        printf("%s\nkernels at level %s, %u threads, matrices of %u x %u; read bandwidth %.1f GB/s\n\n"
+               "  kernel           tokens     GB/s  of read       Gop/s\n",
+               kernel_cpu_description(), kernel_isa_name(b.k->isa), team_size(b.team), c->rows, c->cols,
+               b.read_bytes_per_s / 1e9);
+    const uint32_t both[] = {1, PREFILL_TOKENS};
+    bool found = !c->type;
+    for (size_t n = 0; !rc && n < (c->n_tokens ? 1 : 2); n++) {
+        for (size_t i = 0; !rc && i < sizeof types / sizeof *types; i++) {
+            if (c->type && strcmp(c->type, tensor_type_name((uint32_t)types[i])))
+                continue;
+            found = true;
+            rc = bench_matmul(&b, types[i], c->n_tokens ? c->n_tokens : both[n], e);
+        }
+    }
+    static const uint32_t queries[] = {1, 4, 32};
+    for (size_t i = 0; !rc && (!c->type || !strcmp(c->type, "attention")) && i < 2 * sizeof queries / sizeof *queries;
+         i++) {
+        found = true;
+        rc = bench_attention(&b, i % 2 ? KV_Q8_0 : KV_F16, queries[i / 2], 64, e);
+    }
+    if (!rc && !found)
+        rc = err_set(e, WEIR_EINVAL, "--type %s: no such kernel; it is attention or one of %s", c->type,
+                     tensor_type_supported());
+    team_destroy(b.team);
+    return rc;
+}
