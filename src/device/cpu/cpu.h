@@ -108,13 +108,6 @@ static inline void cpu_share(const struct cpu *c, uint32_t thread, uint32_t n, u
     *end = (uint32_t)(e < n ? e : n);
 }
 
-/* Rows that a layer's operations after attention run on. Of the last layer only rows whose logits are wanted go on:
- * they are moved to the front of x by its OP_ATTN_OUT. */
-static inline uint32_t cpu_live_rows(const struct cpu *c, uint32_t layer)
-{
-    return layer + 1 == c->base.model->n_layer ? c->step.n_outputs : c->step.n_rows;
-}
-
 /* ---- products (product.c) ---- */
 
 static inline unsigned cpu_format_bit(const struct cpu *c, const struct tensor *w)

@@ -124,26 +124,28 @@ void cpu_op_qkv(struct cpu *c, uint32_t thread, uint32_t layer)
     team_barrier(c->team);
 }
 
-/* x += W input (+ bias) on n_rows rows, each worker its share of W's rows. index: row i of x comes from row
- * index[i] >= i, ascending. */
-static void add_product(struct cpu *c, uint32_t thread, const struct tensor *w, const struct packed *x, uint32_t n_rows,
-                        const uint32_t *index, const float *bias)
+/* x += W input (+ bias), each worker its share of W's rows. */
+static void add_product(struct cpu *c, uint32_t thread, const struct tensor *w, const struct packed *x,
+                        const float *bias)
 {
     uint32_t begin, end, n = w->n_out;
     cpu_share(c, thread, n, ROW_UNIT, &begin, &end);
-    cpu_product(
-        c, thread,
-        &(struct product){
-            .w = w, .data = w->data, .first = begin, .end = end, .x = x, .n_tokens = n_rows, .y = c->y, .y_stride = n});
-    for (uint32_t i = 0; i < n_rows && begin < end; i++) {
+    cpu_product(c, thread,
+                &(struct product){.w = w,
+                                  .data = w->data,
+                                  .first = begin,
+                                  .end = end,
+                                  .x = x,
+                                  .n_tokens = c->step.n_rows,
+                                  .y = c->y,
+                                  .y_stride = n});
+    for (uint32_t i = 0; i < c->step.n_rows && begin < end; i++) {
         float *out = c->x + (size_t)i * n + begin;
-        if (index)
-            memmove(out, c->x + (size_t)index[i] * n + begin, (end - begin) * sizeof *out);
         c->k->add_scaled(out, c->y + (size_t)i * n + begin, 1, end - begin);
         if (bias)
             c->k->add_scaled(out, bias + begin, 1, end - begin);
     }
-    c->threads[thread].traffic.activation_bytes += 3ull * n_rows * (end - begin) * sizeof(float);
+    c->threads[thread].traffic.activation_bytes += 3ull * c->step.n_rows * (end - begin) * sizeof(float);
     team_barrier(c->team);
 }
 
@@ -151,31 +153,24 @@ void cpu_op_attn_out(struct cpu *c, uint32_t thread, uint32_t layer)
 {
     const struct model *m = c->base.model;
     const struct layer *y = &m->layers[layer];
-    uint32_t n_rows = cpu_live_rows(c, layer);
-    const uint32_t *index = n_rows < c->step.n_rows ? c->step.output_rows : NULL;
     struct packed x;
-    if (!n_rows)
-        return;
     cpu_pack(c, thread,
              &(struct pack_args){.src = c->attn,
                                  .stride = y->o.n_in,
                                  .n = y->o.n_in,
-                                 .n_rows = n_rows,
-                                 .index = index,
+                                 .n_rows = c->step.n_rows,
                                  .formats = cpu_format_bit(c, &y->o),
                                  .shared = c->packed},
              &x);
-    add_product(c, thread, &y->o, &x, n_rows, index, y->o_bias);
+    add_product(c, thread, &y->o, &x, y->o_bias);
 }
 
 void cpu_op_ffn(struct cpu *c, uint32_t thread, uint32_t layer)
 {
     const struct model *m = c->base.model;
     const struct layer *y = &m->layers[layer];
-    uint32_t begin, end, n_rows = cpu_live_rows(c, layer);
+    uint32_t begin, end, n_rows = c->step.n_rows;
     struct packed x;
-    if (!n_rows)
-        return;
     cpu_pack(c, thread,
              &(struct pack_args){.src = c->x,
                                  .stride = m->n_embd,
@@ -211,7 +206,7 @@ void cpu_op_ffn(struct cpu *c, uint32_t thread, uint32_t layer)
                                  .formats = cpu_format_bit(c, &y->down),
                                  .shared = c->packed},
              &x);
-    add_product(c, thread, &y->down, &x, n_rows, NULL, NULL);
+    add_product(c, thread, &y->down, &x, NULL);
 }
 
 void cpu_op_logits(struct cpu *c, uint32_t thread)
@@ -226,6 +221,7 @@ void cpu_op_logits(struct cpu *c, uint32_t thread)
                                  .stride = m->n_embd,
                                  .n = m->n_embd,
                                  .n_rows = c->step.n_outputs,
+                                 .index = c->step.output_rows,
                                  .norm = m->output_norm,
                                  .formats = cpu_format_bit(c, &m->output),
                                  .shared = c->packed},

@@ -36,11 +36,11 @@ static void choose_experts(const struct model *m, float *logits, uint32_t *chose
 }
 
 /* Slots: all choices of all rows, ordered by expert and then by row. Fills this worker's expert_first and slot_of. */
-static void group_by_expert(struct cpu *c, uint32_t thread, uint32_t n_rows)
+static void group_by_expert(struct cpu *c, uint32_t thread)
 {
     const struct model *m = c->base.model;
     struct cpu_thread *me = &c->threads[thread];
-    uint32_t n = n_rows * m->n_expert_used;
+    uint32_t n = c->step.n_rows * m->n_expert_used;
     memset(me->expert_first, 0, (m->n_expert + 1) * sizeof *me->expert_first);
     for (uint32_t i = 0; i < n; i++)
         me->expert_first[c->chosen[i] + 1]++;
@@ -53,7 +53,7 @@ static void group_by_expert(struct cpu *c, uint32_t thread, uint32_t n_rows)
 }
 
 /* Router, choice and grouping. */
-static void route(struct cpu *c, uint32_t thread, const struct layer *y, const struct packed *x, uint32_t n_rows)
+static void route(struct cpu *c, uint32_t thread, const struct layer *y, const struct packed *x)
 {
     const struct model *m = c->base.model;
     uint32_t begin, end;
@@ -64,26 +64,25 @@ static void route(struct cpu *c, uint32_t thread, const struct layer *y, const s
                                   .first = begin,
                                   .end = end,
                                   .x = x,
-                                  .n_tokens = n_rows,
+                                  .n_tokens = c->step.n_rows,
                                   .y = c->router,
                                   .y_stride = m->n_expert});
     team_barrier(c->team);
-    cpu_share(c, thread, n_rows, 1, &begin, &end);
+    cpu_share(c, thread, c->step.n_rows, 1, &begin, &end);
     for (uint32_t i = begin; i < end; i++)
         choose_experts(m, c->router + (size_t)i * m->n_expert, c->chosen + (size_t)i * m->n_expert_used,
                        c->chosen_weight + (size_t)i * m->n_expert_used);
     team_barrier(c->team);
-    group_by_expert(c, thread, n_rows);
+    group_by_expert(c, thread);
 }
 
 /* The packed rows in the order of slots. */
-static void gather(struct cpu *c, uint32_t thread, const struct packed *x, uint32_t n_rows, unsigned formats,
-                   struct packed *out)
+static void gather(struct cpu *c, uint32_t thread, const struct packed *x, unsigned formats, struct packed *out)
 {
     const struct model *m = c->base.model;
     const struct cpu_thread *me = &c->threads[thread];
     uint32_t k = m->n_expert_used, begin, end;
-    cpu_share(c, thread, n_rows, 1, &begin, &end);
+    cpu_share(c, thread, c->step.n_rows, 1, &begin, &end);
     for (uint32_t f = 0; f < ACT_FORMAT_COUNT; f++) {
         out->rows[f] = formats & 1u << f ? c->packed_slots[f] : NULL;
         out->row_bytes[f] = x->row_bytes[f];
@@ -116,13 +115,13 @@ static void expert_products(struct cpu *c, uint32_t thread, const struct expert_
     }
 }
 
-static void gate_and_up(struct cpu *c, uint32_t thread, const struct layer *y, const struct packed *x, uint32_t n_rows)
+static void gate_and_up(struct cpu *c, uint32_t thread, const struct layer *y, const struct packed *x, bool shared_row)
 {
     const struct model *m = c->base.model;
-    uint32_t begin, end, n_slots = n_rows * m->n_expert_used;
+    uint32_t begin, end, n_slots = c->step.n_rows * m->n_expert_used;
     cpu_share(c, thread, m->n_ff_expert, ROW_UNIT, &begin, &end);
-    expert_products(c, thread, &y->gate_x, x, n_rows == 1, c->gate, begin, end);
-    expert_products(c, thread, &y->up_x, x, n_rows == 1, c->up, begin, end);
+    expert_products(c, thread, &y->gate_x, x, shared_row, c->gate, begin, end);
+    expert_products(c, thread, &y->up_x, x, shared_row, c->up, begin, end);
     for (uint32_t s = 0; s < n_slots && begin < end; s++)
         c->k->silu_mul(c->gate + (size_t)s * m->n_ff_expert + begin, c->up + (size_t)s * m->n_ff_expert + begin,
                        end - begin);
@@ -131,17 +130,17 @@ static void gate_and_up(struct cpu *c, uint32_t thread, const struct layer *y, c
 }
 
 /* Each worker has some columns of the residual stream to itself, so it can add without waiting. */
-static void down_and_add(struct cpu *c, uint32_t thread, const struct layer *y, const struct packed *x, uint32_t n_rows)
+static void down_and_add(struct cpu *c, uint32_t thread, const struct layer *y, const struct packed *x)
 {
     const struct model *m = c->base.model;
     const struct cpu_thread *me = &c->threads[thread];
     uint32_t begin, end, k = m->n_expert_used;
     cpu_share(c, thread, m->n_embd, ROW_UNIT, &begin, &end);
     expert_products(c, thread, &y->down_x, x, false, c->y, begin, end);
-    for (uint32_t i = 0; i < n_rows * k && begin < end; i++)
+    for (uint32_t i = 0; i < c->step.n_rows * k && begin < end; i++)
         c->k->add_scaled(c->x + (size_t)(i / k) * m->n_embd + begin, c->y + (size_t)me->slot_of[i] * m->n_embd + begin,
                          c->chosen_weight[i], end - begin);
-    c->threads[thread].traffic.activation_bytes += 3ull * n_rows * k * (end - begin) * sizeof(float);
+    c->threads[thread].traffic.activation_bytes += 3ull * c->step.n_rows * k * (end - begin) * sizeof(float);
     team_barrier(c->team);
 }
 
@@ -150,30 +149,28 @@ void cpu_op_moe(struct cpu *c, uint32_t thread, uint32_t layer)
     const struct model *m = c->base.model;
     const struct layer *y = &m->layers[layer];
     unsigned formats = cpu_format_bit(c, &y->gate_x.t) | cpu_format_bit(c, &y->up_x.t);
-    uint32_t n_rows = cpu_live_rows(c, layer);
     struct packed x, by_slot;
-    if (!n_rows)
-        return;
     cpu_pack(c, thread,
              &(struct pack_args){.src = c->x,
                                  .stride = m->n_embd,
                                  .n = m->n_embd,
-                                 .n_rows = n_rows,
+                                 .n_rows = c->step.n_rows,
                                  .norm = y->ffn_norm,
                                  .formats = formats | cpu_format_bit(c, &y->router),
                                  .shared = c->packed},
              &x);
-    route(c, thread, y, &x, n_rows);
-    if (n_rows > 1)
-        gather(c, thread, &x, n_rows, formats, &by_slot);
-    gate_and_up(c, thread, y, n_rows > 1 ? &by_slot : &x, n_rows);
+    route(c, thread, y, &x);
+    bool one_row = c->step.n_rows == 1;
+    if (!one_row)
+        gather(c, thread, &x, formats, &by_slot);
+    gate_and_up(c, thread, y, one_row ? &x : &by_slot, one_row);
     cpu_pack(c, thread,
              &(struct pack_args){.src = c->gate,
                                  .stride = m->n_ff_expert,
                                  .n = m->n_ff_expert,
-                                 .n_rows = n_rows * m->n_expert_used,
+                                 .n_rows = c->step.n_rows * m->n_expert_used,
                                  .formats = cpu_format_bit(c, &y->down_x.t),
                                  .shared = c->packed_slots},
              &x);
-    down_and_add(c, thread, y, &x, n_rows);
+    down_and_add(c, thread, y, &x);
 }
