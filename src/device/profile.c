@@ -225,21 +225,40 @@ static const struct embed_file *find(const char *name)
     return NULL;
 }
 
+/* Adds the aliases of a built-in profile to names; their text stays in root, which the caller releases. */
+static unsigned add_aliases(const json_t *root, const char **names, unsigned n)
+{
+    size_t i;
+    json_t *v;
+    json_array_foreach(json_object_get(root, "aliases"), i, v)
+    {
+        if (n < MAX_NAMES && json_string_value(v))
+            names[n++] = json_string_value(v);
+    }
+    return n;
+}
+
 static int no_such_device(const char *what, struct err *e)
 {
-    const char *names[MAX_NAMES], *name;
-    unsigned n = 0;
-    while (n < MAX_NAMES && (name = profile_name(n)))
-        names[n++] = name;
-    const char *near = suggest_nearest(what, names, n);
-    if (near)
-        return err_set(e, WEIR_ENOTFOUND, "no device '%s'; did you mean %s?", what, near);
+    const char *names[MAX_NAMES], *near;
+    json_t *roots[MAX_NAMES];
+    unsigned n_names = 0, n_roots = 0;
     char list[384] = "";
-    for (unsigned i = 0; i < n; i++) {
+    for (const struct embed_file *f = embed_files; f->name && n_roots < MAX_NAMES; f++) {
+        if (strncmp(f->name, PREFIX, strlen(PREFIX)) != 0 || n_names >= MAX_NAMES)
+            continue;
         size_t used = strlen(list);
-        snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", names[i]);
+        names[n_names++] = f->name + strlen(PREFIX);
+        snprintf(list + used, sizeof list - used, "%s%s", used ? ", " : "", f->name + strlen(PREFIX));
+        roots[n_roots] = json_loadb((const char *)f->begin, (size_t)(f->end - f->begin), 0, NULL);
+        n_names = add_aliases(roots[n_roots++], names, n_names);
     }
-    return err_set(e, WEIR_ENOTFOUND, "no device '%s': give a profile's .json file or one of %s", what, list);
+    near = suggest_nearest(what, names, n_names);
+    int rc = near ? err_set(e, WEIR_ENOTFOUND, "no device '%s'; did you mean %s?", what, near)
+                  : err_set(e, WEIR_ENOTFOUND, "no device '%s': give a profile's .json file or one of %s", what, list);
+    while (n_roots > 0)
+        json_decref(roots[--n_roots]);
+    return rc;
 }
 
 static bool is_path(const char *what)
