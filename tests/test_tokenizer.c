@@ -573,10 +573,10 @@ static void spm_user_defined_spaces(void **state)
 static void decoding_gives_back_every_text(void **state)
 {
     (void)state;
-    static const char *const pres[] = {"default",     "gpt-2",    "llama-bpe", "deepseek-llm", "deepseek-coder",
-                                       "deepseek-v3", "falcon",   "starcoder", "bloom",        "viking",
-                                       "tekken",      "gpt-4o",   "chameleon", "bailingmoe",   "seed-coder",
-                                       "exaone-moe",  "minicpm5", "stablelm2", "dbrx"};
+    static const char *const pres[] = {
+        "default",    "gpt-2",      "llama-bpe", "deepseek-llm", "deepseek-coder", "deepseek-v3", "falcon",
+        "starcoder",  "bloom",      "viking",    "tekken",       "gpt-4o",         "chameleon",   "bailingmoe",
+        "seed-coder", "exaone-moe", "minicpm5",  "hunyuan",      "ufakzeka",       "laguna",      "dbrx"};
     struct vocab_build v = hello_vocab();
     vocab_add(&v, "<|end|>", TYPE_CONTROL, 0);
     vocab_add(&v, "<s>", TYPE_USER, 0);

@@ -16,7 +16,8 @@
  *     "watts": 700,
  *     "price_per_hour": 2.5,                          optional
  *     "measured": true,                               optional: the figures were reached, not promised
- *     "attainable": {"bandwidth": 0.83, "compute": 0.7,          shares of the figures above that programs reach, and
+ *     "attainable": {"bandwidth": 0.83, "compute": 0.7,          shares of the figures above that programs reach,
+ *                    "bandwidth_8bit": 0.72, "bandwidth_4bit": 0.64,           optional: of weights to be unpacked,
  *                    "layer_overhead_s": 6e-5, "step_overhead_s": 0},          what a layer and a step cost besides
  *     "sources": {"memory": "...", ...}               optional for own profiles; where each group of figures is from
  *   }
@@ -64,7 +65,7 @@ struct profile {
     uint32_t numa_nodes;
     double numa_remote_fraction;  /* 1 when there is one node and nothing is known */
     double watts, price_per_hour; /* 0: unknown */
-    double attain_bandwidth, attain_compute, layer_overhead_s, step_overhead_s;
+    double attain_bandwidth, attain_compute, attain_8bit, attain_4bit, layer_overhead_s, step_overhead_s;
 };
 
 /* A path of a .json file, or the name (or an alias) of a built-in profile; either with factors. */

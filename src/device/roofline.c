@@ -23,6 +23,10 @@ int roofline_init(struct roofline *r, const struct shape *s, const char *weights
     r->bytes_per_s = p->tiers[0].bytes_per_s;
     r->matmul_ops_per_s = p->ops_per_s[type];
     r->attention_ops_per_s = p->ops_per_s[p->is_cpu ? PROFILE_F32 : PROFILE_F16];
+    double bits = 8 * traffic_resident_weight_bytes(&r->model) / shape_params(s);
+    r->attain_weights = p->attain_bandwidth;
+    if (!p->is_cpu && type != PROFILE_FP8)
+        r->attain_weights = bits < 6.5 ? p->attain_4bit : bits < 12 ? p->attain_8bit : p->attain_bandwidth;
     return 0;
 }
 
@@ -64,7 +68,8 @@ void roofline_step(const struct roofline *r, const struct traffic_load *l, struc
     out->ceiling_s = fmax(memory_s, compute_s);
 
     double bandwidth = r->bytes_per_s * p->attain_bandwidth;
-    out->weights_s = fmax(out->weight_bytes / bandwidth, matmul / (r->matmul_ops_per_s * p->attain_compute));
+    out->weights_s = fmax(out->weight_bytes / (r->bytes_per_s * r->attain_weights),
+                          matmul / (r->matmul_ops_per_s * p->attain_compute));
     out->attention_s = fmax(out->kv_bytes / bandwidth, attention / (r->attention_ops_per_s * p->attain_compute));
     out->overhead_s = p->step_overhead_s + r->model.n_layer * p->layer_overhead_s;
     const struct profile_link *link = profile_peer_link(p);
@@ -101,7 +106,7 @@ void roofline_prior(const struct roofline *r, struct calibrate_prior *out)
 {
     const struct profile *p = r->profile;
     *out = (struct calibrate_prior){
-        .bytes_per_s = r->bytes_per_s * p->attain_bandwidth * r->n_devices,
+        .bytes_per_s = r->bytes_per_s * r->attain_weights * r->n_devices,
         .matmul_flops_per_s = r->matmul_ops_per_s * p->attain_compute * r->n_devices,
         .attention_flops_per_s = r->attention_ops_per_s * p->attain_compute * r->n_devices,
         .fixed_s = p->step_overhead_s + r->model.n_layer * p->layer_overhead_s,

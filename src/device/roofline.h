@@ -3,6 +3,7 @@
  *   ceiling    max(bytes / bandwidth, operations / peak): what the data sheet allows, reached by nobody
  *   expected   W + A + link + overhead, from the shares of the peaks that programs attain:
  *                W = max(weight bytes / bandwidth, matmul operations / peak)
+ *                    where weights that a GPU must unpack reach less of the bandwidth
  *                A = max(KV bytes / bandwidth, attention operations / peak)
  *                link = two all-reduces of the step's rows a layer; overhead by layer and step
  *
@@ -24,6 +25,7 @@ struct roofline {
     struct traffic_model model;
     uint32_t n_devices, kv_shards, n_embd;
     double bytes_per_s, matmul_ops_per_s, attention_ops_per_s; /* peaks of one device */
+    double attain_weights; /* share of bytes_per_s that weights of this format reach */
 };
 
 struct roofline_time {

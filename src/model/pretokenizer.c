@@ -87,8 +87,8 @@ static const struct family {
      {LLAMA3}},
     {"dbrx smaug-bpe chatglm-bpe glm4", 0, {LLAMA3}},
     {"minicpm5", IGNORE_MERGES, {"\\p{N}{1,3}", CONTRACTION "|" WORD "|\\p{N}+|" TAIL}},
-    {"qwen2 deepseek-r1-qwen kormo f2llmv2 megrez", NFC, {QWEN2}},
-    {"stablelm2 hunyuan solar-open grok-2", 0, {QWEN2}},
+    {"qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2", NFC, {QWEN2}},
+    {"hunyuan solar-open grok-2", 0, {QWEN2}},
     {"qwen35",
      NFC,
      {CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^" WS "\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" NEWLINES
@@ -117,6 +117,8 @@ static const struct family {
     {"seed-coder",
      0,
      {CONTRACTION "|" WORD "|\\p{N}| ?[^" WS "\\p{L}\\p{N}\\r\\n]+|" NEWLINES "|" TRAILING_SPACE "|" SPACE "+"}},
+    {"ufakzeka", 0, {WORD "|\\p{N}|" TAIL}},
+    {"laguna", 0, {"[^\\n]+|\\n+", QWEN2}},
     {"exaone-moe",
      0,
      {CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?(?:\\p{L}\\p{M}*+(?: \\p{L}\\p{M}*+)*+)++|\\p{N}|" SYMBOLS "[\\r\\n/]?|" SPACE

@@ -5,9 +5,9 @@
  *
  * A tokenizer copies what it needs from the file and is immutable after creation: any thread may use it at the same
  * time. Text is bytes with a length, up to 1 GiB; text that is not valid UTF-8 is handled as bytes (no failure, nothing
- * lost). Models whose own tokenizer normalises (Qwen, MPT, OLMo, Command-R: Unicode's form C) get normalised text; for
- * the others decoding gives back what was encoded. Cost is near-linear in the text's length, also for adversarial text
- * (a megabyte of one letter).
+ * lost). Models whose own tokenizer normalises (Qwen, StableLM 2, MPT, OLMo, Command-R: Unicode's form C) get
+ * normalised text; for the others decoding gives back what was encoded. Cost is near-linear in the text's length, also
+ * for adversarial text (a megabyte of one letter).
  *
  * A file may hold 4,194,304 tokens, 8,388,608 merges and 256 MiB of token text. Of tokens with the same name encoding
  * gives the first; empty tokens are never given; merges that name no tokens are ignored (with a warning), as are
