@@ -22,7 +22,7 @@ struct replay_args {
     const char *model, *weights, *kv, *device, *policies, *rates, *slo, *json_path;
     uint32_t replicas, tensor_parallel, max_running, max_queued, max_step_tokens, chunk_tokens, max_context, max_tokens,
         seed, limit;
-    double memory_fraction, noise, slow_from_s, slow_to_s, slow_factor;
+    double memory_fraction, bandwidth_limit, noise, slow_from_s, slow_to_s, slow_factor;
     bool synthetic, no_prefix_cache;
     struct trace_synthesis s;
 };
@@ -237,7 +237,7 @@ static int parse_slo(const char *text, struct replay_slo *slo, struct err *e)
 }
 
 static int make_replica(const struct replay_args *a, const struct shape *shape, const struct traffic_model *m,
-                        const char *device, struct replay_replica *out, struct err *e)
+                        const struct replay_slo *slo, const char *device, struct replay_replica *out, struct err *e)
 {
     struct profile p;
     int fail = profile_open(&p, device, e);
@@ -263,7 +263,12 @@ static int make_replica(const struct replay_args *a, const struct shape *shape, 
                   .max_queued = a->max_queued,
                   .max_step_tokens = a->max_step_tokens,
                   .max_context = context,
-                  .prefix_cache = !a->no_prefix_cache},
+                  .prefix_cache = !a->no_prefix_cache,
+                  .has_model = true,
+                  .model = *m,
+                  .itl_target_s = slo->itl_s,
+                  .ttft_limit_s = slo->ttft_s,
+                  .bandwidth_limit = a->bandwidth_limit},
         .device = {.bytes_per_s = devices * p.tiers[0].bytes_per_s * p.attain_bandwidth,
                    .matmul_flops_per_s =
                        devices * p.attain_compute * p.ops_per_s[profile_compute_type(shape_compute_type(a->weights))],
@@ -271,11 +276,16 @@ static int make_replica(const struct replay_args *a, const struct shape *shape, 
                    .confidence = 1},
         .kv_chunk_bytes = chunk_bytes,
     };
+    /* The scheduler knows the data sheet and has to find out what the device really does. */
+    out->sched.device = out->device;
+    out->sched.device.bytes_per_s = devices * p.tiers[0].bytes_per_s;
+    out->sched.device.confidence = 0.3;
     return 0;
 }
 
 static int make_replicas(const struct replay_args *a, const struct shape *shape, const struct traffic_model *m,
-                         struct replay_replica out[REPLAY_MAX_REPLICAS], char **names, struct err *e)
+                         const struct replay_slo *slo, struct replay_replica out[REPLAY_MAX_REPLICAS], char **names,
+                         struct err *e)
 {
     const char *devices[MAX_LIST];
     int n = split_list(a->device, names, devices, e), total = 0;
@@ -283,7 +293,7 @@ static int make_replicas(const struct replay_args *a, const struct shape *shape,
         for (uint32_t k = 0; k < a->replicas; k++) {
             if (total == REPLAY_MAX_REPLICAS)
                 return err_set(e, WEIR_EINVAL, "at most %d replicas", REPLAY_MAX_REPLICAS);
-            int fail = make_replica(a, shape, m, devices[i], &out[total++], e);
+            int fail = make_replica(a, shape, m, slo, devices[i], &out[total++], e);
             if (fail)
                 return fail;
         }
@@ -361,7 +371,7 @@ static int replay(const struct replay_args *a, const char *path, struct err *e)
     if (!fail)
         fail = parse_slo(a->slo, &c.slo, e);
     if (!fail) {
-        int n = make_replicas(a, &shape, &c.model, replicas, &names, e);
+        int n = make_replicas(a, &shape, &c.model, &c.slo, replicas, &names, e);
         c.n_replicas = n > 0 ? (uint32_t)n : 0;
         fail = n < 0 ? n : 0;
     }
@@ -408,7 +418,7 @@ int cmd_replay(int argc, char **argv)
 {
     struct replay_args a = {.model = "llama-3.1-8b",
                             .device = "h100-sxm",
-                            .policies = "fcfs",
+                            .policies = "weir,vllm",
                             .rates = "1",
                             .slo = "ttft=2,itl=0.1",
                             .replicas = 1,
@@ -442,7 +452,10 @@ int cmd_replay(int argc, char **argv)
         OPTION("memory-fraction", OPT_F64, &a.memory_fraction, "F", "of the device's memory to use (default 0.9)",
                .min = 0.01, .max = 1),
         OPTIONS_TITLE("Scheduling"),
-        OPTION("policy", OPT_STR, &a.policies, "LIST", "policies to compare (default fcfs)"),
+        OPTION("policy", OPT_STR, &a.policies, "LIST",
+               "weir, fcfs, vllm, contiguous, static, compute-first (default weir,vllm)"),
+        OPTION("bandwidth-limit", OPT_F64, &a.bandwidth_limit, "F",
+               "share of the inter-token target that weir plans to use (default 0.8)", .max = 1),
         OPTION("max-running", OPT_U32, &a.max_running, "N", "sequences in a step (default 256)", .min = 1,
                .max = 1 << 16),
         OPTION("max-queued", OPT_U32, &a.max_queued, "N", "waiting requests (default 100000)", .min = 1,

@@ -239,7 +239,7 @@ static void start_step(struct sim *s, struct replica *rep)
 {
     if (!sched_plan(rep->sched, s->now_s, &rep->plan))
         return;
-    struct traffic_load load = {0};
+    struct traffic_load load = rep->plan.padding;
     rep->used_tokens = 0;
     uint64_t chunks = 0;
     for (uint32_t k = 0; k < rep->plan.n_seqs; k++) {

@@ -21,6 +21,18 @@ static uint64_t decode_margin(const struct sched *s, const struct seq *q)
     return ((uint64_t)s->running.n + 1) << doublings;
 }
 
+void admit_next(struct sched *s)
+{
+    struct seq *q = &s->seqs[s->queue[0]];
+    if (q->n_preemptions == 0) {
+        s->stats.prefix_query_tokens += q->n_prompt;
+        drain_note(&s->drain, s->now_s);
+    }
+    seq_start(s, s->queue[0]);
+    kv_take_ready(s, q); /* now, so that nothing evicts them before its turn */
+    forecast_started(s, q);
+}
+
 /* First come, first served: stops at the first that does not fit, so that nobody is overtaken for ever. */
 void stage_admit(struct sched *s, struct draft *d)
 {
@@ -35,11 +47,6 @@ void stage_admit(struct sched *s, struct draft *d)
         if (s->running.n > 0 && n_idle + needed + promised + decode_margin(s, q) > kv_available(s))
             return;
         promised += needed;
-        if (q->n_preemptions == 0) {
-            s->stats.prefix_query_tokens += q->n_prompt;
-            drain_note(&s->drain, s->now_s);
-        }
-        seq_start(s, s->queue[0]);
-        kv_take_ready(s, q); /* now, so that nothing evicts them before its turn */
+        admit_next(s);
     }
 }

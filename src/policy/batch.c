@@ -12,11 +12,17 @@ static bool is_decoding(const struct seq *q)
     return q->n_tokens - q->n_past == 1;
 }
 
-static void draft_budget(const struct sched *s, struct draft *d)
+/* What decoding sequences take is put aside before any prefill gets its share. */
+void batch_begin(struct sched *s, struct draft *d)
 {
     uint32_t n_decoding = 0;
-    for (uint32_t slot = s->running.first; slot != INDEX_NONE; slot = s->seqs[slot].next)
-        n_decoding += is_decoding(&s->seqs[slot]);
+    for (uint32_t slot = s->running.first; slot != INDEX_NONE; slot = s->seqs[slot].next) {
+        if (!is_decoding(&s->seqs[slot]))
+            continue;
+        n_decoding++;
+        if (s->config.has_model)
+            traffic_add(&d->load, &s->config.model, s->seqs[slot].n_past, 1, 1);
+    }
     d->rows_left = s->config.max_step_tokens - n_decoding;
     d->outputs_left = s->config.max_step_outputs - s->running.n;
 }
@@ -63,6 +69,16 @@ static uint32_t rows_with_chunks(struct sched *s, struct seq *q, uint32_t slot, 
     return n_rows;
 }
 
+/* Of n_rows as many as the step's time allows. The first prefill of a step gets a chunk at least, however long the
+ * step is already: nobody starves. */
+static uint32_t rows_within_time(const struct sched *s, const struct draft *d, const struct seq *q, uint32_t n_rows)
+{
+    uint32_t fit = calibrate_fit_tokens(&s->forecast.steps, &d->load, q->n_past, n_rows, d->budget_s);
+    if (fit < s->config.chunk_tokens && d->load.n_rows == d->load.n_seqs)
+        fit = s->config.chunk_tokens < n_rows ? s->config.chunk_tokens : n_rows;
+    return fit < n_rows ? fit : n_rows;
+}
+
 static uint32_t plan_rows(struct sched *s, struct draft *d, struct seq *q, uint32_t slot)
 {
     uint32_t chunk;
@@ -79,6 +95,10 @@ static uint32_t plan_rows(struct sched *s, struct draft *d, struct seq *q, uint3
     uint32_t n_rows = q->n_tokens - q->n_past, n_wanted;
     if (!decodes && n_rows > d->rows_left)
         n_rows = d->rows_left;
+    if (!decodes && d->timed)
+        n_rows = rows_within_time(s, d, q, n_rows);
+    if (n_rows == 0)
+        return 0;
     n_rows = rows_until_shared(s, q, n_rows);
     n_rows = rows_within_outputs(q, n_rows, d->outputs_left, &n_wanted);
     n_rows = rows_with_chunks(s, q, slot, n_rows);
@@ -87,28 +107,35 @@ static uint32_t plan_rows(struct sched *s, struct draft *d, struct seq *q, uint3
     q->n_waits = 0;
     d->outputs_left -= n_wanted; /* at most: rows cut for want of chunks want fewer */
     d->rows_left -= decodes ? 0 : n_rows;
+    if (s->config.has_model && !decodes)
+        traffic_add(&d->load, &s->config.model, q->n_past, n_rows, 1);
     return n_rows;
+}
+
+/* Gives a running sequence its rows of the step, if there are any for it. */
+void batch_one(struct sched *s, struct draft *d, uint32_t slot)
+{
+    struct seq *q = &s->seqs[slot];
+    uint32_t n_rows = plan_rows(s, d, q, slot);
+    if (n_rows == 0)
+        return;
+    q->in_plan = true;
+    s->plan_slots[s->n_plan] = slot;
+    s->plan_seqs[s->n_plan++] = (struct plan_seq){
+        .id = q->id,
+        .n_past = q->n_past,
+        .n_tokens = n_rows,
+        .n_cached = q->n_cached,
+        .samples = q->n_past + n_rows == q->n_tokens,
+        .chunks = q->table,
+        .n_chunks = q->n_table,
+    };
+    s->n_plan_tokens += n_rows;
 }
 
 void stage_batch(struct sched *s, struct draft *d)
 {
-    draft_budget(s, d);
-    for (uint32_t slot = s->running.first; slot != INDEX_NONE; slot = s->seqs[slot].next) {
-        struct seq *q = &s->seqs[slot];
-        uint32_t n_rows = plan_rows(s, d, q, slot);
-        if (n_rows == 0)
-            continue;
-        q->in_plan = true;
-        s->plan_slots[s->n_plan] = slot;
-        s->plan_seqs[s->n_plan++] = (struct plan_seq){
-            .id = q->id,
-            .n_past = q->n_past,
-            .n_tokens = n_rows,
-            .n_cached = q->n_cached,
-            .samples = q->n_past + n_rows == q->n_tokens,
-            .chunks = q->table,
-            .n_chunks = q->n_table,
-        };
-        s->n_plan_tokens += n_rows;
-    }
+    batch_begin(s, d);
+    for (uint32_t slot = s->running.first; slot != INDEX_NONE; slot = s->seqs[slot].next)
+        batch_one(s, d, slot);
 }

@@ -6,19 +6,53 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define DEFAULT_ITL_TARGET_S 0.1
+#define REFUSE_AT_ARRIVAL 1.5 /* times the limit: who may still make it waits, and is refused when it is certain */
+#define DEFAULT_BANDWIDTH_LIMIT 0.8 /* of what was measured: the rest is for what was predicted wrongly */
+
+static const struct stage weir_stages[] = {
+    {"expire", stage_expire},
+    {"admit-bandwidth", stage_admit_bandwidth},
+    {"time-budget", stage_time_budget},
+    {"batch", stage_batch},
+};
 static const struct stage fcfs_stages[] = {
     {"admit", stage_admit},
     {"batch", stage_batch},
 };
+static const struct stage vllm_stages[] = {
+    {"batch", stage_batch},
+    {"admit-waiting", stage_admit_waiting},
+};
+static const struct stage contiguous_stages[] = {
+    {"admit-regions", stage_admit_regions},
+    {"batch", stage_batch},
+};
+static const struct stage static_stages[] = {
+    {"admit-whole-batch", stage_admit_whole_batch},
+    {"batch", stage_batch},
+    {"pad", stage_pad},
+};
+static const struct stage compute_first_stages[] = {
+    {"admit-slots", stage_admit_slots},
+    {"batch-prefill-first", stage_batch_prefill_first},
+};
 
+#define PIPELINE(name_, stages_, ...)                                                                                  \
+    {                                                                                                                  \
+        .name = (name_), .stages = (stages_), .n_stages = sizeof(stages_) / sizeof *(stages_), ##__VA_ARGS__           \
+    }
 static const struct pipeline pipelines[] = {
-    {"fcfs", fcfs_stages, sizeof fcfs_stages / sizeof *fcfs_stages}, /* the default */
+    PIPELINE("weir", weir_stages, .needs_model = true),
+    PIPELINE("fcfs", fcfs_stages),
+    PIPELINE("vllm", vllm_stages),
+    PIPELINE("contiguous", contiguous_stages, .no_sharing = true),
+    PIPELINE("static", static_stages, .no_sharing = true),
+    PIPELINE("compute-first", compute_first_stages),
 };
 
 static const struct pipeline *find_pipeline(const char *name)
 {
-    if (!name)
-        return &pipelines[0];
     for (size_t i = 0; i < sizeof pipelines / sizeof *pipelines; i++)
         if (strcmp(pipelines[i].name, name) == 0)
             return &pipelines[i];
@@ -32,6 +66,11 @@ static int check_range(const char *field, uint32_t value, uint32_t min, uint32_t
     if (value >= min && value <= max)
         return 0;
     return err_set(e, WEIR_EINVAL, "scheduler: %s is %u, it must be %u to %u", field, value, min, max);
+}
+
+static const char *policy_name(const struct sched_config *c)
+{
+    return c->policy ? c->policy : c->has_model ? "weir" : "fcfs";
 }
 
 static int check_config(const struct sched_config *c, struct err *e)
@@ -49,9 +88,14 @@ static int check_config(const struct sched_config *c, struct err *e)
         rc = check_range("max_queued", c->max_queued, 1, 1u << 24, e);
     if (!rc)
         rc = check_range("max_context", c->max_context, 2, 1u << 30, e);
-    if (!rc && !find_pipeline(c->policy))
-        rc = err_set(e, WEIR_EINVAL, "scheduler: no policy is called \"%s\"; there is \"%s\"", c->policy,
-                     pipelines[0].name);
+    const struct pipeline *p = find_pipeline(policy_name(c));
+    if (!rc && !p)
+        rc = err_set(
+            e, WEIR_EINVAL,
+            "scheduler: no policy is called \"%s\"; there are weir, fcfs, vllm, contiguous, static, compute-first",
+            c->policy);
+    if (!rc && p->needs_model && !c->has_model)
+        rc = err_set(e, WEIR_EINVAL, "scheduler: the policy \"%s\" needs a traffic model", p->name);
     return rc;
 }
 
@@ -90,8 +134,14 @@ int sched_create(struct sched **out, const struct sched_config *c, struct err *e
     if (!s)
         return err_set(e, WEIR_ENOMEM, "no memory for a scheduler");
     s->config = *c;
-    s->pipeline = find_pipeline(c->policy);
+    s->pipeline = find_pipeline(policy_name(c));
     s->config.policy = s->pipeline->name;
+    if (s->pipeline->no_sharing)
+        s->config.prefix_cache = false;
+    if (!(c->itl_target_s > 0))
+        s->config.itl_target_s = DEFAULT_ITL_TARGET_S;
+    if (!(c->bandwidth_limit > 0))
+        s->config.bandwidth_limit = DEFAULT_BANDWIDTH_LIMIT;
     if (!c->max_step_outputs || c->max_step_outputs > c->max_step_tokens)
         s->config.max_step_outputs = c->max_step_tokens;
     s->n_slots = c->max_queued + c->max_running; /* only a submit adds one, and it finds fewer than max_queued */
@@ -99,6 +149,8 @@ int sched_create(struct sched **out, const struct sched_config *c, struct err *e
     if (s->max_table > c->n_chunks)
         s->max_table = c->n_chunks;
     rc = take_memory(s, e);
+    if (!rc && c->has_model)
+        rc = forecast_init(s, e);
     if (rc) {
         sched_destroy(s);
         return rc;
@@ -121,6 +173,7 @@ void sched_destroy(struct sched *s)
     prefix_finish(&s->prefix);
     retention_finish(&s->retention);
     index_map_finish(&s->by_id);
+    forecast_finish(s);
     free(s->seqs);
     free(s->queue);
     free(s->tables);
@@ -143,7 +196,7 @@ static int refuse(struct sched *s, struct sched_event *refusal, int code, enum s
 {
     s->stats.n_refused++;
     refusal->reason = reason;
-    if (reason == SCHED_REFUSED_QUEUE_FULL)
+    if (reason == SCHED_REFUSED_QUEUE_FULL || reason == SCHED_REFUSED_LATE)
         refusal->retry_after_s = drain_retry_after(&s->drain, s->n_queued, s->now_s);
     return code;
 }
@@ -166,11 +219,8 @@ int sched_submit(struct sched *s, const struct sched_request *r, double now_s, s
     if (s->n_queued + s->ended.n >= c->max_queued)
         return refuse(s, refusal, WEIR_EBUSY, SCHED_REFUSED_QUEUE_FULL);
 
-    uint32_t slot = s->unused.first;
-    list_remove(s, &s->unused, slot);
-    s->seqs[slot] = (struct seq){
+    struct seq q = {
         .id = r->id,
-        .arrival = s->n_arrivals++,
         .priority = r->priority,
         .n_prompt = r->n_prompt,
         .max_tokens = max_tokens,
@@ -178,7 +228,16 @@ int sched_submit(struct sched *s, const struct sched_request *r, double now_s, s
         .hashes = r->chunk_hashes,
         .n_hashes = c->prefix_cache ? r->n_chunk_hashes : 0,
         .n_tokens = r->n_prompt,
+        .submitted_s = now_s,
+        .key = r->key,
     };
+    if (s->pipeline->needs_model && c->ttft_limit_s > 0 && forecast_wait_s(s, &q) > REFUSE_AT_ARRIVAL * c->ttft_limit_s)
+        return refuse(s, refusal, WEIR_EBUSY, SCHED_REFUSED_LATE);
+    q.arrival = s->n_arrivals++;
+    uint32_t slot = s->unused.first;
+    list_remove(s, &s->unused, slot);
+    s->seqs[slot] = q;
+    forecast_submitted(s, &s->seqs[slot]);
     index_map_insert(&s->by_id, r->id, slot);
     queue_push(s, slot);
     return 0;
@@ -206,18 +265,30 @@ bool sched_plan(struct sched *s, double now_s, struct plan *out)
     if (s->n_queued == 0 && s->running.n == 0)
         return false;
     s->n_plan = s->n_copies = s->n_plan_tokens = 0;
+    s->padding = (struct traffic_load){0};
+    s->plan_preempted = false;
     struct draft d = {0};
     for (uint32_t i = 0; i < s->pipeline->n_stages; i++)
         s->pipeline->stages[i].run(s, &d);
+    if (s->n_queued == 0 && s->running.n == 0)
+        return false;      /* all that waited were refused */
     assert(s->n_plan > 0); /* the oldest can always go on, or waits for one that goes on */
     s->plan_is_out = true;
+    forecast_planned(s);
     *out = (struct plan){
         .seqs = s->plan_seqs,
         .n_seqs = s->n_plan,
         .n_tokens = s->n_plan_tokens,
         .copies = s->plan_copies,
         .n_copies = s->n_copies,
+        .predicted_s = s->predicted_s,
+        .padding = s->padding,
     };
+    if (s->config.has_model) {
+        struct traffic_cost cost;
+        traffic_cost(&s->config.model, &s->load, &cost);
+        out->predicted_bytes = traffic_bytes(&cost);
+    }
     return true;
 }
 
@@ -252,6 +323,7 @@ static void commit_seq(struct sched *s, uint32_t slot, const struct plan_seq *p,
     if (o->sampled) {
         q->n_tokens++;
         s->stats.generated_tokens++;
+        forecast_produced(s, q);
     }
     if (o->finished || q->n_tokens >= q->max_tokens)
         seq_end(s, slot, SCHED_FINISHED, SCHED_REASON_NONE);
@@ -264,6 +336,8 @@ void sched_commit(struct sched *s, const struct plan *p, const struct sched_outc
     s->plan_is_out = false;
     s->stats.n_steps++;
     s->stats.step_s += o->seconds;
+    if (!o->failed)
+        forecast_committed(s, o->seconds);
     for (uint32_t i = 0; i < s->n_plan; i++) {
         uint32_t slot = s->plan_slots[i];
         s->seqs[slot].in_plan = false;
@@ -288,6 +362,8 @@ bool sched_next_event(struct sched *s, struct sched_event *out)
     uint32_t slot = s->ended.first;
     struct seq *q = &s->seqs[slot];
     *out = (struct sched_event){.id = q->id, .state = q->end_state, .reason = q->end_reason};
+    if (q->end_state == SCHED_REFUSED)
+        out->retry_after_s = drain_retry_after(&s->drain, s->n_queued, s->now_s);
     list_remove(s, &s->ended, slot);
     index_map_remove(&s->by_id, q->id);
     q->state = SEQ_FREE;
@@ -298,6 +374,7 @@ bool sched_next_event(struct sched *s, struct sched_event *out)
 void sched_stats(const struct sched *s, struct sched_stats *out)
 {
     *out = s->stats;
+    out->prediction = s->forecast.steps.errors;
     out->n_queued = s->n_queued;
     out->n_running = s->running.n;
     out->chunks_total = s->pool.n_chunks;

@@ -17,16 +17,31 @@
  * The scheduler never sees text or tokens: only lengths, and a chain hash for each full chunk (policy/prefix.h), so
  * that the same object runs on traces.
  *
- * The default policy, "fcfs": first come first served within a priority; every running sequence that has one row left
- * to compute (decoding) gets it, what remains of max_step_tokens goes to prefills from the oldest on. A request is
- * admitted when its known tokens and a margin for those who decode fit the pool. When the pool runs out the youngest
- * is preempted (its chunks are dropped or stay as cached prefix, it is computed again later); the oldest is never, so
- * something always progresses, and each preemption doubles the margin that the victim must find before it comes back.
+ * Policies are pipelines of stages (design: nodes), chosen by name:
+ *
+ *   weir           counts bytes and seconds (needs a traffic model): requests that cannot meet their TTFT limit any
+ * more are refused; a request is admitted if, at the future peak of the predicted lengths of all that run
+ *                  (policy/peak.h), the KV fits the pool and a step stays under bandwidth_limit of the inter-token
+ *                  target; prefill fills what a step has left of that target, in predicted seconds.
+ *   fcfs           first come first served within a priority: every decoding sequence gets its row, what remains of
+ *                  max_step_tokens goes to prefills from the oldest on. Admits when the known tokens and a margin for
+ *                  those who decode fit the pool. The default without a traffic model.
+ *   and the field's, as baselines:
+ *   vllm           running sequences first, then waiting ones while rows and the chunks for those rows are left; no
+ *                  margin; the last admitted is preempted and computed again.
+ *   contiguous     one region for prompt and longest output reserved for each sequence; no shared prefixes.
+ *   static         such batches run to the end of their longest member before the next begins, padded to equal length.
+ *   compute-first  slots are filled whenever one is free, and prefill goes before decoding.
+ *
+ * In all of them a sequence is preempted when the pool runs out, the youngest first, and never the oldest, so that
+ * something always progresses; in those of weir's own each preemption doubles the margin that the victim must find
+ * before it comes back.
  */
 #ifndef WEIR_POLICY_SCHED_H
 #define WEIR_POLICY_SCHED_H
 
 #include "base/err.h"
+#include "policy/calibrate.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -42,7 +57,15 @@ struct sched_config {
     uint32_t max_step_outputs; /* rows in a step whose logits are wanted, >= max_running; 0: as many as rows */
     uint32_t max_context;      /* prompt + output tokens of one sequence */
     bool prefix_cache;         /* share and keep chunks of equal prefixes */
-    const char *policy;        /* name of the pipeline; NULL: the default */
+    const char *policy;        /* name of the pipeline; NULL: weir if has_model, else fcfs */
+
+    /* What steps move and how fast the device is believed to be; fitted to the steps' seconds from then on. */
+    bool has_model;
+    struct traffic_model model;
+    struct calibrate_prior device;
+    double itl_target_s;    /* inter-token time that decoding sequences are promised; 0: 0.1 */
+    double ttft_limit_s;    /* a request that is predicted to wait longer for its first token is refused; 0: none is */
+    double bandwidth_limit; /* share of the target that the predicted step may take at the future peak; 0: 0.8 */
 };
 
 struct sched_request {
@@ -66,6 +89,7 @@ enum sched_reason {
     SCHED_REFUSED_TOO_LONG,   /* prompt + 1 passes max_context */
     SCHED_REFUSED_NEVER_FITS, /* prompt + max_new_tokens needs more chunks than the pool has */
     SCHED_REFUSED_QUEUE_FULL, /* retry_after_s says when */
+    SCHED_REFUSED_LATE,       /* its first token would come after ttft_limit_s; retry_after_s says when to try again */
     SCHED_FAILED_DEVICE,      /* the step that it was in failed */
 };
 
@@ -96,7 +120,8 @@ struct plan {
     uint32_t n_seqs, n_tokens;
     const struct plan_copy *copies;
     uint32_t n_copies;
-    double predicted_bytes, predicted_s; /* 0 while the scheduler has no traffic model */
+    double predicted_bytes, predicted_s; /* 0 without a traffic model */
+    struct traffic_load padding;         /* rows and positions that a padded batch computes for nothing: static only */
 };
 
 /* For each sequence of the plan, in its order. */
@@ -121,7 +146,8 @@ struct sched_stats {
     uint64_t prompt_tokens, generated_tokens, recomputed_tokens;
     uint64_t prefix_query_tokens, prefix_hit_tokens;
     uint64_t n_evicted_chunks, n_steps;
-    double step_s; /* sum of the steps' seconds */
+    double step_s;                      /* sum of the steps' seconds */
+    struct calibrate_errors prediction; /* predicted against measured step times */
 };
 
 /* WEIR_EINVAL names the field that is out of range. */

@@ -8,7 +8,9 @@
 #define WEIR_POLICY_SCHED_IMPL_H
 
 #include "policy/index_map.h"
+#include "policy/peak.h"
 #include "policy/pool.h"
+#include "policy/predict.h"
 #include "policy/prefix.h"
 #include "policy/retention.h"
 #include "policy/sched.h"
@@ -36,6 +38,9 @@ struct seq {
     uint32_t n_preemptions, n_waits;
     bool in_plan, cancelled;
 
+    double submitted_s, prefill_s; /* prefill_s: predicted, of the whole prompt, while it waits for the first time */
+    uint64_t key;
+
     uint32_t *table; /* [max_table] while running: the chunks, in order of position */
     uint32_t n_table, row_of_table;
 
@@ -51,8 +56,11 @@ struct seq_list {
 };
 
 struct draft {
-    uint32_t rows_left;    /* of max_step_tokens, for prefills: one for each decoding sequence is put aside */
-    uint32_t outputs_left; /* of max_step_outputs, for prompt logits: one for each running sequence is put aside */
+    uint32_t rows_left;       /* of max_step_tokens, for prefills: one for each decoding sequence is put aside */
+    uint32_t outputs_left;    /* of max_step_outputs, for prompt logits: one for each running sequence is put aside */
+    bool timed;               /* prefill rows are bounded by budget_s too */
+    double budget_s;          /* for the whole step */
+    struct traffic_load load; /* decided so far, all decoding sequences included; with a traffic model */
 };
 
 struct stage {
@@ -64,12 +72,23 @@ struct pipeline {
     const char *name;
     const struct stage *stages;
     uint32_t n_stages;
+    bool needs_model, no_sharing;
 };
 
 /* How fast the queue drains: departures within a decaying window. */
 struct drain_rate {
     double n, since_s, last_s;
     bool started;
+};
+
+/* What is expected of time and memory. */
+struct forecast {
+    struct calibration steps;
+    struct length_predictor *lengths;
+    struct peak_set peak; /* of the running sequences, in plans as steps */
+    uint64_t n_plans;
+    double queued_prefill_s; /* predicted, of those that wait for the first time */
+    bool blocked;            /* the last plan left somebody waiting for want of memory or bandwidth */
 };
 
 struct sched {
@@ -98,9 +117,14 @@ struct sched {
     struct plan_seq *plan_seqs;
     struct plan_copy *plan_copies; /* [n_copies]; src holds a reference until the commit */
     uint32_t n_plan, n_copies, n_plan_tokens;
+    bool plan_preempted; /* somebody was preempted for it */
 
     struct drain_rate drain;
-    struct sched_stats stats; /* counters; the gauges are filled in by sched_stats */
+    struct forecast forecast;          /* used with a traffic model */
+    struct traffic_load load, padding; /* of the plan that is out */
+    double predicted_s;
+    uint32_t n_batch, batch_prompt; /* static: members when the batch began, and their longest prompt */
+    struct sched_stats stats;       /* counters; the gauges are filled in by sched_stats */
 };
 
 static inline uint32_t chunks_for(const struct sched *s, uint32_t n_tokens)
@@ -134,9 +158,35 @@ void kv_publish(struct sched *s, struct seq *q, uint32_t index);
 void kv_release(struct sched *s, struct seq *q);
 void kv_drop(struct sched *s, uint32_t chunk);
 
-/* admission.c, batch.c: the stages. */
+/* admission.c, bandwidth.c, baselines.c, batch.c: the stages. */
 void stage_admit(struct sched *s, struct draft *d);
+void stage_expire(struct sched *s, struct draft *d);
+void stage_admit_bandwidth(struct sched *s, struct draft *d);
+void stage_time_budget(struct sched *s, struct draft *d);
 void stage_batch(struct sched *s, struct draft *d);
+void stage_admit_waiting(struct sched *s, struct draft *d);
+void stage_admit_regions(struct sched *s, struct draft *d);
+void stage_admit_whole_batch(struct sched *s, struct draft *d);
+void stage_pad(struct sched *s, struct draft *d);
+void stage_admit_slots(struct sched *s, struct draft *d);
+void stage_batch_prefill_first(struct sched *s, struct draft *d);
+
+void admit_next(struct sched *s); /* the head of the queue starts */
+void batch_begin(struct sched *s, struct draft *d);
+void batch_one(struct sched *s, struct draft *d, uint32_t slot);
+
+/* bandwidth.c: expectations. Nothing happens in them without a traffic model. */
+int forecast_init(struct sched *s, struct err *e);
+void forecast_finish(struct sched *s);
+void forecast_submitted(struct sched *s, struct seq *q);
+void forecast_left_queue(struct sched *s, struct seq *q); /* started or ended while waiting for the first time */
+void forecast_started(struct sched *s, const struct seq *q);
+void forecast_stopped(struct sched *s, const struct seq *q);
+void forecast_planned(struct sched *s);
+void forecast_committed(struct sched *s, double seconds);
+void forecast_produced(struct sched *s, const struct seq *q);
+void forecast_ended(struct sched *s, const struct seq *q, bool by_itself);
+double forecast_wait_s(const struct sched *s, const struct seq *q); /* until the first token of one that arrives now */
 
 /* drain.c */
 void drain_note(struct drain_rate *r, double now_s);

@@ -96,6 +96,7 @@ void seq_start(struct sched *s, uint32_t slot)
 {
     struct seq *q = &s->seqs[slot];
     queue_remove(s, slot);
+    forecast_left_queue(s, q);
     q->state = SEQ_RUNNING;
     q->row_of_table = s->table_rows[--s->n_table_rows];
     q->table = s->tables + (size_t)q->row_of_table * s->max_table;
@@ -109,6 +110,7 @@ void seq_start(struct sched *s, uint32_t slot)
 static void seq_stop(struct sched *s, uint32_t slot)
 {
     struct seq *q = &s->seqs[slot];
+    forecast_stopped(s, q);
     kv_release(s, q);
     s->table_rows[s->n_table_rows++] = q->row_of_table;
     q->table = NULL;
@@ -121,16 +123,20 @@ void seq_preempt(struct sched *s, uint32_t slot)
     seq_stop(s, slot);
     s->seqs[slot].n_preemptions++;
     s->stats.n_preemptions++;
+    s->plan_preempted = true;
     queue_push(s, slot);
 }
 
 void seq_end(struct sched *s, uint32_t slot, enum sched_state state, enum sched_reason reason)
 {
     struct seq *q = &s->seqs[slot];
-    if (q->state == SEQ_RUNNING)
+    forecast_ended(s, q, state == SCHED_FINISHED && q->n_tokens < q->max_tokens);
+    if (q->state == SEQ_RUNNING) {
         seq_stop(s, slot);
-    else
+    } else {
         queue_remove(s, slot);
+        forecast_left_queue(s, q);
+    }
     q->state = SEQ_ENDED;
     q->end_state = state;
     q->end_reason = reason;
@@ -139,4 +145,5 @@ void seq_end(struct sched *s, uint32_t slot, enum sched_state state, enum sched_
     s->stats.n_finished += state == SCHED_FINISHED;
     s->stats.n_cancelled += state == SCHED_CANCELLED;
     s->stats.n_failed += state == SCHED_FAILED;
+    s->stats.n_refused += state == SCHED_REFUSED;
 }
