@@ -49,7 +49,9 @@ ISA_amx    := $(ISA_bf16) -mamx-tile -mamx-int8 -mamx-bf16
 KERNEL_ARCH := $(if $(filter x86_64,$(ARCH)),x86)
 SRC  := $(sort $(wildcard src/*/*.c src/device/*/*.c src/kernel/ref/*.c $(if $(KERNEL_ARCH),src/kernel/$(KERNEL_ARCH)/*.c)))
 GEN  := $(B)/gen/embed.c
-OBJ  := $(SRC:%.c=$(B)/%.o) $(B)/gen/embed.o
+# Vector kernels are built once a compiler: sanitised, one file would take minutes. Their checker has canaries.
+KB   := build/$(notdir $(firstword $(CC)))
+OBJ  := $(patsubst $(B)/src/kernel/x86/%,$(KB)/src/kernel/x86/%,$(SRC:%.c=$(B)/%.o)) $(B)/gen/embed.o
 LIB  := $(B)/libweir.a
 MAIN := $(B)/src/cli/main.o
 TESTS := $(sort $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/test_*.c)))
@@ -82,19 +84,12 @@ $(LIB): $(filter-out $(MAIN),$(OBJ))
 	@rm -f $@
 	$(Q)$(AR) rcs $@ $^
 
-# Vector code under sanitisers: checks by call and no UBSan, else one file takes a minute to compile.
-KERNEL_OPT := $(if $(SAN),-O1 -fno-sanitize=undefined $(if $(findstring gcc,$(CC)),--param asan-instrumentation-with-call-threshold=0),-O3)
-
 # Flags of a kernel file follow from its name: src/kernel/x86/NAME_ISA.c
 isa_of = $(lastword $(subst _, ,$(basename $(notdir $1))))
-$(B)/src/kernel/x86/%.o: src/kernel/x86/%.c
+$(KB)/src/kernel/x86/%.o: src/kernel/x86/%.c
 	@mkdir -p $(@D)
 	$(call SAY,CC)
-	$(Q)$(CC) $(CFLAGS) $(KERNEL_OPT) $(ISA_$(call isa_of,$<)) -MMD -MP -c -o $@ $<
-$(B)/src/kernel/ref/%.o: src/kernel/ref/%.c
-	@mkdir -p $(@D)
-	$(call SAY,CC)
-	$(Q)$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(filter-out -fsanitize% -fno-sanitize% -DWEIR_DEBUG% -O1 -O2,$(CFLAGS)) -O3 $(ISA_$(call isa_of,$<)) -MMD -MP -c -o $@ $<
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
 	$(call SAY,CC)
