@@ -6,6 +6,7 @@
 static const struct command commands[] = {
     {"serve", "OpenAI-compatible HTTP server with Prometheus metrics", cmd_serve},
     {"plan", "what fits a device, how fast, where the sweet spot lies, what it costs", cmd_plan},
+    {"run", "generate or chat in the terminal", cmd_run},
     {"replay", "run the scheduler against a trace on simulated devices", cmd_replay},
     {"bench", "measured bandwidth of this machine, and of weir's kernels against it", cmd_bench},
     {"inspect", "show what is in a model file", cmd_inspect},
