@@ -4,6 +4,7 @@
 #include "base/suggest.h"
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "device/measure.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +16,7 @@
 struct config {
     const char *model, *device, *compare, *html;
     struct option_list prices;
+    uint32_t threads;
     bool json, csv, list, sources;
     struct plan_view view;
     struct plan_input in;
@@ -170,6 +172,22 @@ static int show(const struct plan_report *p, const struct config *c, struct err 
     return rc;
 }
 
+static void progress(const char *what, double done)
+{
+    if (isatty(STDERR_FILENO))
+        fprintf(stderr, "\rmeasuring this machine: %3.0f %%, %-12s", 100 * done, what);
+}
+
+static int open_device(struct config *c, struct err *e)
+{
+    if (strcmp(c->device, "this") != 0)
+        return profile_open(&c->in.profile, c->device, e);
+    int rc = measure_profile(&c->in.profile, c->threads, progress, e);
+    if (isatty(STDERR_FILENO))
+        fprintf(stderr, "\r%50s\r", "");
+    return rc;
+}
+
 static int run(struct config *c, struct err *e)
 {
     int rc;
@@ -183,8 +201,8 @@ static int run(struct config *c, struct err *e)
     }
     if (!c->model)
         return err_set(e, WEIR_EINVAL, "no model: give a .gguf file, a config.json or a preset (`weir plan --list`)");
-    if ((rc = shape_open(&c->in.shape, c->model, e)) || (rc = profile_open(&c->in.profile, c->device, e)) ||
-        (rc = open_rivals(c, e)) || (rc = apply_prices(c, e)))
+    if ((rc = shape_open(&c->in.shape, c->model, e)) || (rc = open_device(c, e)) || (rc = open_rivals(c, e)) ||
+        (rc = apply_prices(c, e)))
         return rc;
     static struct plan_report report; /* large, and points into itself */
     if ((rc = plan_report(&report, &c->in, e)))
@@ -212,6 +230,8 @@ int cmd_plan(int argc, char **argv)
                .min = 1, .max = 1 << 20),
         OPTIONS_TITLE("Where"),
         OPTION("device", OPT_STR, &c.device, "DEVICE", "the same as the second argument"),
+        OPTION("threads", OPT_U32, &c.threads, "N", "with the device `this`: threads to measure (default: one a core)",
+               .max = 1024),
         OPTION("devices", OPT_U32, &c.in.n_devices, "N", "tensor parallel over N (default: the fewest that fit)",
                .min = 1, .max = 4096),
         OPTION("memory-fraction", OPT_F64, &c.in.memory_fraction, "X",

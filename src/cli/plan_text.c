@@ -306,6 +306,16 @@ static void rivals(const struct plan_report *p, struct buf *b)
     buf_adds(b, "\n");
 }
 
+static void basis(const struct profile *d, struct buf *b)
+{
+    if (d->n_products)
+        buf_adds(b, "Expected: products and attention as measured, at each number of rows.\n");
+    else
+        buf_printf(b, "Expected: %.0f %% of the bandwidth and %.0f %% of the compute that %s, and %s a layer.\n",
+                   100 * d->attain_bandwidth, 100 * d->attain_compute,
+                   d->measured ? "were measured" : "the data sheet names", seconds(d->layer_overhead_s));
+}
+
 void plan_text(const struct plan_report *p, const struct plan_view *v, struct buf *b)
 {
     head(p, b);
@@ -328,10 +338,7 @@ void plan_text(const struct plan_report *p, const struct plan_view *v, struct bu
         cost(p, b);
     }
     rivals(p, b);
-    buf_printf(
-        b, "Expected figures take %.0f %% of the bandwidth and %.0f %% of the compute that %s names, and %s a layer.\n",
-        100 * p->in.profile.attain_bandwidth, 100 * p->in.profile.attain_compute,
-        p->in.profile.measured ? "was measured" : "the data sheet", seconds(p->in.profile.layer_overhead_s));
+    basis(&p->in.profile, b);
 }
 
 void plan_csv(const struct plan_report *p, struct buf *b)

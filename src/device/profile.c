@@ -145,6 +145,41 @@ static void read_links(struct reader *r, struct profile *p, const json_t *root)
     }
 }
 
+static void read_products(struct reader *r, struct profile *p, const json_t *root)
+{
+    const json_t *products = json_object_get(root, "products"), *a = json_object_get(root, "attention");
+    const char *type;
+    json_t *list;
+    CHECK_KEYS(r, a, "attention", "kv_bytes_per_s", "ops_per_s");
+    if (a) {
+        p->kv_bytes_per_s = number(r, a, "attention", "kv_bytes_per_s", NAN, 1e6, 1e16);
+        p->attention_ops_per_s = number(r, a, "attention", "ops_per_s", NAN, 1e6, 1e19);
+    }
+    json_object_foreach((json_t *)(uintptr_t)products, type, list)
+    {
+        size_t n = json_array_size(list);
+        if (p->n_products == PROFILE_MAX_PRODUCTS || n < 1 || n > PROFILE_MAX_POINTS || strlen(type) > 15) {
+            fail(r, "\"products\"", "must be at most 8 types with 1 to 16 points [rows, bytes a second]");
+            return;
+        }
+        struct profile_product *q = &p->products[p->n_products++];
+        snprintf(q->type, sizeof q->type, "%s", type);
+        for (size_t i = 0; i < n; i++) {
+            const json_t *point = json_array_get(list, i);
+            double rows = json_number_value(json_array_get(point, 0)),
+                   rate = json_number_value(json_array_get(point, 1));
+            if (!(rows >= 1 && rows <= 1 << 20) || !(rate >= 1e3 && rate <= 1e16) ||
+                (i && rows <= q->points[i - 1].rows)) {
+                fail(r, "\"products\"", "has a point that is not [rows, bytes a second] with rising rows");
+                return;
+            }
+            q->points[i].rows = (uint32_t)rows;
+            q->points[i].bytes_per_s = rate;
+            q->n_points++;
+        }
+    }
+}
+
 static void read_rest(struct reader *r, struct profile *p, const json_t *root)
 {
     const json_t *numa = json_object_get(root, "numa"), *a = json_object_get(root, "attainable");
@@ -182,12 +217,13 @@ int profile_parse(struct profile *p, const char *json, size_t n, const char *nam
     }
     struct reader r = {.file = name, .e = e};
     CHECK_KEYS(&r, root, "profile", "name", "aliases", "kind", "memory", "compute_ops_per_s", "links", "numa", "watts",
-               "price_per_hour", "measured", "attainable", "sources");
+               "price_per_hour", "measured", "attainable", "sources", "products", "attention");
     name_of(&r, root, "profile", p->name, sizeof p->name);
     snprintf(p->id, sizeof p->id, "%s", name);
     read_memory(&r, p, root);
     read_compute(&r, p, root);
     read_links(&r, p, root);
+    read_products(&r, p, root);
     read_rest(&r, p, root);
     json_decref(root);
     return r.rc;
@@ -283,6 +319,8 @@ static int apply_factor(struct profile *p, const char *text, struct err *e)
         return err_set(e, WEIR_EINVAL, "'%s' is no factor; write for example h100:bandwidth=2:compute=0.8", text);
     if (!strcmp(key, "bandwidth")) {
         p->tiers[0].bytes_per_s *= x;
+        p->n_products = 0; /* measured rates hold for the device as it is */
+        p->kv_bytes_per_s = 0;
     } else if (!strcmp(key, "compute")) {
         for (int i = 0; i < PROFILE_COMPUTE_COUNT; i++)
             p->ops_per_s[i] *= x;
@@ -368,6 +406,23 @@ enum profile_compute profile_compute_type(const char *name)
     return PROFILE_F16;
 }
 
+double profile_product_s(const struct profile *p, const char *type, double rows)
+{
+    const struct profile_product *q = NULL;
+    for (uint32_t i = 0; i < p->n_products && !q; i++)
+        q = !strcmp(p->products[i].type, type) ? &p->products[i] : NULL;
+    if (!q)
+        return 0;
+    uint32_t n = q->n_points, i = 0;
+    while (i + 1 < n && q->points[i + 1].rows < rows)
+        i++;
+    double s0 = 1 / q->points[i].bytes_per_s, r0 = q->points[i].rows;
+    if (i + 1 == n)
+        return rows > r0 ? s0 * rows / r0 : s0; /* beyond the last: bound by arithmetic */
+    double s1 = 1 / q->points[i + 1].bytes_per_s, r1 = q->points[i + 1].rows;
+    return rows <= r0 ? s0 : s0 + (s1 - s0) * (rows - r0) / (r1 - r0);
+}
+
 const struct profile_link *profile_peer_link(const struct profile *p)
 {
     for (uint32_t i = 0; i < p->n_links; i++) {
@@ -389,6 +444,19 @@ static json_t *format_links(const struct profile *p)
                                                "latency_s", l->latency_s, "max_devices", (int)l->max_devices));
     }
     return links;
+}
+
+static json_t *format_products(const struct profile *p)
+{
+    json_t *products = json_object();
+    for (uint32_t i = 0; i < p->n_products; i++) {
+        json_t *list = json_array();
+        for (uint32_t k = 0; k < p->products[i].n_points; k++)
+            json_array_append_new(
+                list, json_pack("[i, f]", (int)p->products[i].points[k].rows, p->products[i].points[k].bytes_per_s));
+        json_object_set_new(products, p->products[i].type, list);
+    }
+    return products;
 }
 
 char *profile_format(const struct profile *p, const char *source)
@@ -414,6 +482,12 @@ char *profile_format(const struct profile *p, const char *source)
                              p->layer_overhead_s, "step_overhead_s", p->step_overhead_s, "sources", sources);
     if (root && p->price_per_hour > 0)
         json_object_set_new(root, "price_per_hour", json_real(p->price_per_hour));
+    if (root && p->n_products)
+        json_object_set_new(root, "products", format_products(p));
+    if (root && p->kv_bytes_per_s > 0)
+        json_object_set_new(
+            root, "attention",
+            json_pack("{s:f, s:f}", "kv_bytes_per_s", p->kv_bytes_per_s, "ops_per_s", p->attention_ops_per_s));
     char *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) : NULL;
     json_decref(root);
     return text;

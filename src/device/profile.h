@@ -15,6 +15,9 @@
  *     "numa": {"nodes": 1, "remote_bandwidth_fraction": 0.35},   optional: reading the other socket's memory
  *     "watts": 700,
  *     "price_per_hour": 2.5,                          optional
+ *     "products": {"q8_0": [[1, 4.1e10], [2, 4e10], ...]},       optional, measured: weight bytes a second that
+ * products of so many rows reach with weights of a type; replaces bandwidth and compute for formats made of that type
+ *     "attention": {"kv_bytes_per_s": 3e10, "ops_per_s": 1e11},  optional, measured: two costs that add up
  *     "measured": true,                               optional: the figures were reached, not promised
  *     "attainable": {"bandwidth": 0.83, "compute": 0.7,          shares of the figures above that programs reach,
  *                    "bandwidth_8bit": 0.72, "bandwidth_4bit": 0.64,           optional: of weights to be unpacked,
@@ -54,6 +57,18 @@ struct profile_link {
 
 enum profile_compute { PROFILE_F32, PROFILE_F16, PROFILE_FP8, PROFILE_INT8, PROFILE_COMPUTE_COUNT };
 
+#define PROFILE_MAX_PRODUCTS 8
+#define PROFILE_MAX_POINTS 16
+
+struct profile_product {
+    char type[16]; /* tensor type in small letters */
+    uint32_t n_points;
+    struct {
+        uint32_t rows;
+        double bytes_per_s;
+    } points[PROFILE_MAX_POINTS]; /* by rising rows */
+};
+
 struct profile {
     char name[96];
     char id[64]; /* what --device was given: a short name for tables */
@@ -63,8 +78,11 @@ struct profile {
     struct profile_link links[PROFILE_MAX_LINKS];
     double ops_per_s[PROFILE_COMPUTE_COUNT]; /* missing types filled with f16's */
     uint32_t numa_nodes;
-    double numa_remote_fraction;  /* 1 when there is one node and nothing is known */
-    double watts, price_per_hour; /* 0: unknown */
+    double numa_remote_fraction; /* 1 when there is one node and nothing is known */
+    struct profile_product products[PROFILE_MAX_PRODUCTS];
+    uint32_t n_products;
+    double kv_bytes_per_s, attention_ops_per_s; /* measured; 0: unknown */
+    double watts, price_per_hour;               /* 0: unknown */
     double attain_bandwidth, attain_compute, attain_8bit, attain_4bit, layer_overhead_s, step_overhead_s;
 };
 
@@ -84,6 +102,9 @@ int profile_source_text(const char *what, char **json, struct err *e);
 
 /* "f32", "f16", "fp8", "int8"; f16 for anything else. */
 enum profile_compute profile_compute_type(const char *name);
+
+/* Seconds that a product of so many rows takes for each weight byte of a type; 0 where the profile does not know. */
+double profile_product_s(const struct profile *p, const char *type, double rows);
 
 /* The link between such devices, or NULL. */
 const struct profile_link *profile_peer_link(const struct profile *p);

@@ -2,6 +2,8 @@
 
 #include <assert.h>
 #include <math.h>
+#include <stdio.h>
+#include <string.h>
 
 #define REDUCE_ELEMENT_BYTES 2.0
 
@@ -25,6 +27,11 @@ int roofline_init(struct roofline *r, const struct shape *s, const char *weights
     r->attention_ops_per_s = p->ops_per_s[p->is_cpu ? PROFILE_F32 : PROFILE_F16];
     double bits = 8 * traffic_resident_weight_bytes(&r->model) / shape_params(s);
     r->attain_weights = p->attain_bandwidth;
+    snprintf(r->product_type, sizeof r->product_type, "%s", format);
+    if (profile_product_s(p, r->product_type, 1) <= 0 && strlen(format) > 4)
+        r->product_type[4] = 0; /* q4_k_m is mostly q4_k */
+    if (profile_product_s(p, r->product_type, 1) <= 0)
+        r->product_type[0] = 0;
     if (!p->is_cpu && type != PROFILE_FP8)
         r->attain_weights = bits < 6.5 ? p->attain_4bit : bits < 12 ? p->attain_8bit : p->attain_bandwidth;
     return 0;
@@ -45,6 +52,21 @@ double roofline_weight_bytes(const struct roofline *r)
 double roofline_kv_token_bytes(const struct roofline *r)
 {
     return traffic_kv_bytes(&r->model, 1) * kv_share(r);
+}
+
+/* From measured products: each matrix at the rows that it meets. */
+static double measured_weights_s(const struct roofline *r, const struct traffic_load *l)
+{
+    const struct traffic_model *m = &r->model;
+    double rows = l->n_rows, shared = m->attention_bytes + m->ffn_bytes + m->router_bytes;
+    double s = shared * profile_product_s(r->profile, r->product_type, rows);
+    if (l->n_outputs)
+        s += m->output_bytes * profile_product_s(r->profile, r->product_type, l->n_outputs);
+    if (m->n_expert) {
+        double touched = traffic_distinct_experts(m, rows), each = rows * m->n_expert_used / touched;
+        s += m->expert_bytes * touched / m->n_expert * profile_product_s(r->profile, r->product_type, each);
+    }
+    return s / r->n_devices;
 }
 
 void roofline_step(const struct roofline *r, const struct traffic_load *l, struct roofline_time *out)
@@ -71,6 +93,10 @@ void roofline_step(const struct roofline *r, const struct traffic_load *l, struc
     out->weights_s = fmax(out->weight_bytes / (r->bytes_per_s * r->attain_weights),
                           matmul / (r->matmul_ops_per_s * p->attain_compute));
     out->attention_s = fmax(out->kv_bytes / bandwidth, attention / (r->attention_ops_per_s * p->attain_compute));
+    if (r->product_type[0])
+        out->weights_s = measured_weights_s(r, l);
+    if (p->kv_bytes_per_s > 0)
+        out->attention_s = out->kv_bytes / p->kv_bytes_per_s + attention / p->attention_ops_per_s;
     out->overhead_s = p->step_overhead_s + r->model.n_layer * p->layer_overhead_s;
     const struct profile_link *link = profile_peer_link(p);
     if (r->n_devices > 1 && link) {

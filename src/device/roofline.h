@@ -7,6 +7,9 @@
  *                A = max(KV bytes / bandwidth, attention operations / peak)
  *                link = two all-reduces of the step's rows a layer; overhead by layer and step
  *
+ * Where the profile holds measured products and attention, these take the place of W and A: W from the rate at the rows
+ * that each matrix meets (an expert: its share of them), A = KV bytes / rate + operations / rate.
+ *
  * Tensor parallel over n: every matrix is split n ways; keys and values as far as there are KV heads, beyond that they
  * are kept more than once. A ring all-reduce sends 2 (n-1)/n of the rows' values, in 16 bits, from each device.
  *
@@ -25,6 +28,7 @@ struct roofline {
     struct traffic_model model;
     uint32_t n_devices, kv_shards, n_embd;
     double bytes_per_s, matmul_ops_per_s, attention_ops_per_s; /* peaks of one device */
+    char product_type[24]; /* of the weights in measured products; empty: not measured */
     double attain_weights; /* share of bytes_per_s that weights of this format reach */
 };
 

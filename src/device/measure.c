@@ -1,0 +1,249 @@
+#include "device/measure.h"
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "device/cpu/team.h"
+#include "kernel/kernel.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define WEIGHT_BYTES ((size_t)192 << 20)
+#define N_COLS 2048u
+#define N_MATRIX_ROWS 2048u
+#define MAX_ROWS 512u
+#define HEAD_DIM 128u
+#define ROW_UNIT 16u
+#define TRY_S 0.05 /* a try; the best of TRIES counts, for what disturbs only slows */
+#define TRIES 3
+
+static const enum tensor_type types[] = {TENSOR_F16, TENSOR_BF16, TENSOR_Q8_0, TENSOR_Q6_K, TENSOR_Q4_K};
+#define N_TYPES (sizeof types / sizeof *types)
+
+struct bench {
+    const struct kernels *k;
+    struct team *team;
+    uint32_t n_threads;
+    unsigned char *weights, *packed; /* WEIGHT_BYTES; MAX_ROWS packed rows */
+    float *x, *y;                    /* [MAX_ROWS][N_COLS], [MAX_ROWS][N_MATRIX_ROWS] */
+    unsigned char *kv;
+    float *state; /* [threads][queries][HEAD_DIM + 2] */
+
+    enum tensor_type type;
+    uint32_t n_rows;
+    size_t first_matrix, n_matrices; /* of this region */
+    uint32_t n_queries;
+};
+
+/* The part of n that belongs to a worker, in units. */
+static void share(const struct bench *b, uint32_t thread, uint32_t n, uint32_t unit, uint32_t *begin, uint32_t *end)
+{
+    uint32_t units = (n + unit - 1) / unit, e = (uint32_t)((uint64_t)units * (thread + 1) / b->n_threads * unit);
+    *begin = (uint32_t)((uint64_t)units * thread / b->n_threads * unit);
+    *end = e < n ? e : n;
+}
+
+static size_t matrix_bytes(enum tensor_type t)
+{
+    return N_MATRIX_ROWS * tensor_type_row_bytes(t, N_COLS);
+}
+
+/* As the device does it: pack the rows together, then each worker its share of the weights' rows. */
+static void run_products(void *user, uint32_t thread)
+{
+    struct bench *b = user;
+    enum act_format f = b->k->act_format[b->type];
+    size_t x_bytes = act_row_bytes(f, N_COLS), w_bytes = tensor_type_row_bytes(b->type, N_COLS);
+    size_t in_memory = WEIGHT_BYTES / matrix_bytes(b->type);
+    uint32_t begin, end, first, last;
+    share(b, thread, b->n_rows, 1, &begin, &end);
+    share(b, thread, N_MATRIX_ROWS, ROW_UNIT, &first, &last);
+    for (size_t i = 0; i < b->n_matrices; i++) {
+        for (uint32_t r = begin; r < end; r++)
+            b->k->act_pack[f](b->x + (size_t)r * N_COLS, N_COLS, b->packed + r * x_bytes);
+        team_barrier(b->team);
+        const unsigned char *w = b->weights + (b->first_matrix + i) % in_memory * matrix_bytes(b->type);
+        struct matmul_args a = {.w = w + first * w_bytes,
+                                .w_row_bytes = w_bytes,
+                                .n_rows = last - first,
+                                .n_cols = N_COLS,
+                                .x = b->packed,
+                                .x_row_bytes = x_bytes,
+                                .n_tokens = b->n_rows,
+                                .y = b->y + first,
+                                .y_stride = N_MATRIX_ROWS};
+        if (last > first)
+            b->k->matmul[b->type](&a);
+        team_barrier(b->team);
+    }
+}
+
+/* Seconds of one unit of work, which fn does n times with set(n). */
+static double best_s(struct bench *b, void (*fn)(void *, uint32_t), size_t *count, size_t most)
+{
+    double best = INFINITY;
+    size_t n = 1;
+    for (int tries = 0; tries < TRIES;) {
+        *count = n;
+        double begin = clock_monotonic_s();
+        team_run(b->team, fn, b);
+        double s = clock_monotonic_s() - begin;
+        b->first_matrix += n;
+        if (s < TRY_S && n < most) {
+            double more = (double)n * fmin(8, 1.2 * TRY_S / fmax(s, 1e-6)) + 1;
+            n = more < (double)most ? (size_t)more : most;
+            continue;
+        }
+        best = fmin(best, s / (double)n);
+        tries++;
+    }
+    return best;
+}
+
+static void measure_products(struct bench *b, struct profile *p)
+{
+    struct profile_product *out = &p->products[p->n_products++];
+    snprintf(out->type, sizeof out->type, "%s", tensor_type_name(b->type));
+    for (char *c = out->type; *c; c++)
+        *c = (char)(*c >= 'A' && *c <= 'Z' ? *c + 32 : *c);
+    for (b->n_rows = 1; b->n_rows <= MAX_ROWS; b->n_rows *= 2) {
+        double s = best_s(b, run_products, &b->n_matrices, 1u << 20);
+        out->points[out->n_points].rows = b->n_rows;
+        out->points[out->n_points++].bytes_per_s = (double)matrix_bytes(b->type) / s;
+    }
+}
+
+/* ---- attention ---- */
+
+/* Each worker's own keys and values, in chunks, against n_queries queries. */
+static void run_attention(void *user, uint32_t thread)
+{
+    struct bench *b = user;
+    size_t row = kv_row_bytes(KV_F16, HEAD_DIM), chunk = 2 * KV_CHUNK_MAX_TOKENS * row;
+    size_t per_thread = WEIGHT_BYTES / chunk / b->n_threads;
+    float *state = b->state + (size_t)thread * b->n_queries * (HEAD_DIM + 2);
+    uint32_t first[64] = {0}, last[64];
+    for (uint32_t i = 0; i < b->n_queries; i++)
+        last[i] = KV_CHUNK_MAX_TOKENS;
+    struct attn_args a = {.q = b->x,
+                          .n_q = b->n_queries,
+                          .head_dim = HEAD_DIM,
+                          .kv_type = KV_F16,
+                          .kv_row_bytes = row,
+                          .first = first,
+                          .last = last,
+                          .m = state,
+                          .l = state + b->n_queries,
+                          .acc = state + 2 * (size_t)b->n_queries};
+    memset(state, 0, (size_t)b->n_queries * (HEAD_DIM + 2) * sizeof *state);
+    for (size_t i = 0; i < b->n_matrices; i++) {
+        const unsigned char *kv = b->weights + (thread * per_thread + (b->first_matrix + i) % per_thread) * chunk;
+        a.k = kv;
+        a.v = kv + chunk / 2;
+        b->k->attention(&a);
+    }
+}
+
+/* Seconds of a chunk = bytes / kv_bytes_per_s + operations / attention_ops_per_s, through 4 and 64 queries. */
+static void measure_attention(struct bench *b, struct profile *p)
+{
+    double bytes = 2.0 * KV_CHUNK_MAX_TOKENS * (double)kv_row_bytes(KV_F16, HEAD_DIM) * b->n_threads;
+    double ops_per_query = 4.0 * KV_CHUNK_MAX_TOKENS * HEAD_DIM * b->n_threads;
+    b->n_queries = 4;
+    double few = best_s(b, run_attention, &b->n_matrices, 1u << 24);
+    b->n_queries = 64;
+    double many = best_s(b, run_attention, &b->n_matrices, 1u << 24);
+    double op_s = fmax((many - few) / 60 / ops_per_query, 1e-18);
+    double byte_s = fmax((few - 4 * ops_per_query * op_s) / bytes, few / bytes / 10);
+    p->kv_bytes_per_s = 1 / byte_s;
+    p->attention_ops_per_s = 1 / op_s;
+}
+
+/* ---- the whole ---- */
+
+static int allocate(struct bench *b, struct err *e)
+{
+    b->weights = mem_aligned(WEIGHT_BYTES);
+    b->packed = mem_aligned(MAX_ROWS * act_row_bytes(ACT_F32, N_COLS));
+    b->x = mem_aligned((size_t)MAX_ROWS * N_COLS * sizeof(float));
+    b->y = mem_aligned((size_t)MAX_ROWS * N_MATRIX_ROWS * sizeof(float));
+    b->state = mem_aligned((size_t)b->n_threads * 64 * (HEAD_DIM + 2) * sizeof(float));
+    if (!b->weights || !b->packed || !b->x || !b->y || !b->state)
+        return err_set(e, WEIR_ENOMEM, "no memory to measure with");
+    /* Zero blocks are valid in every type; pages must be there. */
+    memset(b->weights, 0, WEIGHT_BYTES);
+    for (size_t i = 0; i < (size_t)MAX_ROWS * N_COLS; i++)
+        b->x[i] = (float)(i % 17) / 17 - 0.5f;
+    return 0;
+}
+
+static void release(struct bench *b)
+{
+    mem_free_aligned(b->weights, WEIGHT_BYTES);
+    mem_free_aligned(b->packed, MAX_ROWS * act_row_bytes(ACT_F32, N_COLS));
+    mem_free_aligned(b->x, (size_t)MAX_ROWS * N_COLS * sizeof(float));
+    mem_free_aligned(b->y, (size_t)MAX_ROWS * N_MATRIX_ROWS * sizeof(float));
+    mem_free_aligned(b->state, (size_t)b->n_threads * 64 * (HEAD_DIM + 2) * sizeof(float));
+    team_destroy(b->team);
+}
+
+static double peak_ops(const struct profile *p, const char *type, double bytes_per_element)
+{
+    double best = 0;
+    for (uint32_t i = 0; i < p->n_products; i++) {
+        const struct profile_product *q = &p->products[i];
+        for (uint32_t k = 0; k < q->n_points && !strcmp(q->type, type); k++)
+            best = fmax(best, 2 * q->points[k].rows * q->points[k].bytes_per_s / bytes_per_element);
+    }
+    return best;
+}
+
+static void summarise(struct profile *p, uint32_t n_threads)
+{
+    double capacity = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE), bandwidth = 0;
+    for (uint32_t i = 0; i < p->n_products; i++)
+        bandwidth = fmax(bandwidth, p->products[i].points[0].bytes_per_s);
+    snprintf(p->name, sizeof p->name, "this machine: %.60s", kernel_cpu_description());
+    snprintf(p->id, sizeof p->id, "this");
+    p->is_cpu = p->measured = true;
+    p->n_tiers = 1;
+    p->tiers[0] = (struct profile_tier){.capacity_bytes = capacity, .bytes_per_s = bandwidth};
+    snprintf(p->tiers[0].name, sizeof p->tiers[0].name, "memory, %lu threads", (unsigned long)n_threads);
+    p->ops_per_s[PROFILE_F16] = fmax(peak_ops(p, "f16", 2), peak_ops(p, "bf16", 2));
+    p->ops_per_s[PROFILE_FP8] = p->ops_per_s[PROFILE_F16];
+    p->ops_per_s[PROFILE_F32] = p->attention_ops_per_s;
+    p->ops_per_s[PROFILE_INT8] = peak_ops(p, "q8_0", 34.0 / 32);
+    p->numa_nodes = 1;
+    p->numa_remote_fraction = 1;
+    p->attain_bandwidth = p->attain_compute = p->attain_8bit = p->attain_4bit = 1;
+}
+
+int measure_profile(struct profile *out, uint32_t n_threads, void (*progress)(const char *what, double done),
+                    struct err *e)
+{
+    *out = (struct profile){0};
+    struct bench b = {.k = kernels_get(e)};
+    if (!b.k)
+        return e ? e->code : WEIR_EINVAL;
+    int rc = team_create(&b.team, n_threads, true, e);
+    if (rc)
+        return rc;
+    b.n_threads = team_size(b.team);
+    if (!(rc = allocate(&b, e))) {
+        for (size_t i = 0; i < N_TYPES; i++) {
+            b.type = types[i];
+            if (progress)
+                progress(tensor_type_name(types[i]), (double)i / (N_TYPES + 1));
+            if (b.k->matmul[b.type])
+                measure_products(&b, out);
+        }
+        if (progress)
+            progress("attention", (double)N_TYPES / (N_TYPES + 1));
+        measure_attention(&b, out);
+        summarise(out, b.n_threads);
+    }
+    release(&b);
+    return rc;
+}
