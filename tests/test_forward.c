@@ -11,7 +11,6 @@
 #include <dirent.h>
 #include <math.h>
 
-#define CHUNK_TOKENS 32
 #define MAX_TOKENS 1300
 #define MAX_SEQS 8
 
@@ -21,6 +20,8 @@
 #else
 #define EXCERPT 0
 #endif
+
+static uint32_t chunk_tokens = 32; /* of the devices that are opened */
 
 struct golden {
     uint32_t n_tokens, n_vocab, n_positions;
@@ -97,8 +98,8 @@ static struct device *open_device(const struct loaded *l, const struct kernels *
     struct device *d = NULL;
     const struct device_config c = {.n_threads = n_threads,
                                     .kv_type = kv,
-                                    .chunk_tokens = CHUNK_TOKENS,
-                                    .n_chunks = MAX_SEQS * (n_tokens / CHUNK_TOKENS + 1),
+                                    .chunk_tokens = chunk_tokens,
+                                    .n_chunks = MAX_SEQS * (n_tokens / chunk_tokens + 1),
                                     .max_step_tokens = MAX_SEQS * n_tokens,
                                     .max_step_seqs = MAX_SEQS,
                                     .max_outputs = MAX_SEQS * n_tokens,
@@ -115,7 +116,7 @@ static struct device *open_device(const struct loaded *l, const struct kernels *
 struct feed {
     const int32_t *tokens;
     uint32_t n_tokens, n_past;
-    uint32_t chunks[MAX_TOKENS / CHUNK_TOKENS + 1];
+    uint32_t chunks[MAX_TOKENS];
     float *logits; /* [n_tokens][n_vocab]; a row that was not asked for begins with a NaN */
 };
 
@@ -127,7 +128,7 @@ static void feed_init(struct feed *f, const struct device *d, const int32_t *tok
     for (uint32_t i = 0; i < n_tokens; i++)
         f->logits[(size_t)i * d->model->n_vocab] = NAN;
     uint32_t n = d->config.n_chunks / MAX_SEQS;
-    for (uint32_t i = 0; i * CHUNK_TOKENS < n_tokens; i++)
+    for (uint32_t i = 0; i * chunk_tokens < n_tokens; i++)
         f->chunks[i] = index * n + (n - 1 - i);
 }
 
@@ -147,7 +148,7 @@ static void feed_step(struct device *d, struct feed *const *feeds, const uint32_
                                     .n_rows = n[i],
                                     .n_past = f->n_past,
                                     .chunks = f->chunks,
-                                    .n_chunks = (f->n_past + n[i] + CHUNK_TOKENS - 1) / CHUNK_TOKENS};
+                                    .n_chunks = (f->n_past + n[i] + chunk_tokens - 1) / chunk_tokens};
         for (uint32_t j = 0; j < n[i]; j++, rows++) {
             tokens[rows] = f->tokens[f->n_past + j];
             if (rows % output_every == output_every - 1)
@@ -273,6 +274,28 @@ static void test_golden(void **state)
     assert_true(n >= 30);
 }
 
+/* Chunks of one token, of a size that divides nothing, and the largest. */
+static void test_chunk_sizes(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"llama3", "mistral-window", "type-q8_0"};
+    static const uint32_t sizes[] = {1, 5, KV_CHUNK_MAX_TOKENS};
+    const struct kernels *best = kernels_get(NULL);
+    assert_non_null(best);
+    for (size_t i = 0; i < 9; i++) {
+        char path[512];
+        snprintf(path, sizeof path, "tests/golden/%s.vec", names[i / 3]);
+        struct golden g = golden_read(path);
+        struct loaded l = load(names[i / 3]);
+        chunk_tokens = sizes[i % 3];
+        check_golden(names[i / 3], &g, &l, best->isa, KV_F16);
+        check_golden(names[i / 3], &g, &l, best->isa, KV_Q8_0);
+        unload(&l);
+        golden_free(&g);
+    }
+    chunk_tokens = 32;
+}
+
 /* ---- the same to the last bit ---- */
 
 static void random_tokens(int32_t *out, uint32_t n, uint32_t n_vocab, uint64_t seed)
@@ -368,16 +391,16 @@ static void check_shared(const struct same_case *s, const struct loaded *l, cons
                          const struct feed *whole)
 {
     struct device *d = open_device(l, NULL, s->kv, 2, s->n_tokens);
-    uint32_t n_shared = s->n_tokens * 2 / 3 / CHUNK_TOKENS, n_tail = 5;
+    uint32_t n_shared = s->n_tokens * 2 / 3 / chunk_tokens, n_tail = 5;
     struct feed first, second;
     feed_init(&first, d, tokens, s->n_tokens, 0);
     feed_init(&second, d, tokens, s->n_tokens, 1);
     feed_all(d, &first, 0);
     memcpy(second.chunks, first.chunks, n_shared * sizeof *second.chunks);
     device_copy_chunk(d, first.chunks[n_shared], second.chunks[n_shared], n_tail);
-    second.n_past = n_shared * CHUNK_TOKENS + n_tail;
+    second.n_past = n_shared * chunk_tokens + n_tail;
     feed_all(d, &second, 11);
-    expect_same(whole, &second, n_shared * CHUNK_TOKENS + n_tail, l->model->n_vocab, s->model);
+    expect_same(whole, &second, n_shared * chunk_tokens + n_tail, l->model->n_vocab, s->model);
     free(first.logits);
     free(second.logits);
     device_destroy(d);
@@ -435,6 +458,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_chunk_sizes),
         cmocka_unit_test(test_same_short),
         cmocka_unit_test(test_same_long),
     };
