@@ -321,7 +321,7 @@ static int open_model(const char *const templates[][2], size_t n_templates, bool
     struct tokenizer *tokenizer;
     assert_int_equal(gguf_open_memory(&file, bytes, n, e), 0);
     assert_int_equal(tokenizer_create(&tokenizer, file, e), 0);
-    int r = chat_template_open(t, file, tokenizer, NULL, e);
+    int r = chat_template_open(t, file, tokenizer, NULL, NULL, e);
     tokenizer_destroy(tokenizer); /* the template keeps nothing of either */
     gguf_close(file);
     free(bytes);

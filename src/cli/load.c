@@ -8,6 +8,7 @@
 #include "model/forward.h"
 #include "model/gguf.h"
 #include "model/model.h"
+#include "model/shape.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +18,9 @@
 
 #define PAGE_BYTES 4096
 #define MAX_TEMPLATE_BYTES ((size_t)4 << 20)
+#define BANDWIDTH_PROBE_BYTES ((size_t)256 << 20) /* several times the last-level cache of one thread's share */
+#define BANDWIDTH_PROBE_S 0.15
+#define GUESSED_FLOPS_PER_BYTE 10.0 /* of a CPU; steps teach the real figure */
 
 void load_config_default(struct load_config *c)
 {
@@ -25,6 +29,9 @@ void load_config_default(struct load_config *c)
                               .max_queued = 256,
                               .max_step_tokens = 512,
                               .chunk_tokens = 32,
+                              .policy = "weir",
+                              .itl_target_s = 0.1,
+                              .bandwidth_limit = 0.8,
                               .log_level = "info",
                               .log_format = "text"};
 }
@@ -138,39 +145,21 @@ static int open_model(struct loaded *l, const struct load_config *c, struct err 
     return r;
 }
 
-static char *token_name(const struct tokenizer *t, token_id id)
-{
-    if (id == TOKEN_NONE)
-        return mem_strndup("", 0);
-    struct gguf_str s = tokenizer_name(t, id);
-    return mem_strndup(s.n ? s.s : "", s.n);
-}
-
 static int open_template(struct loaded *l, const struct load_config *c, struct err *e)
 {
     char *source = NULL;
     size_t n = 0;
-    int r = 0;
-    struct gguf_str own;
-    if (c->template_path) {
-        r = file_read(c->template_path, MAX_TEMPLATE_BYTES, &source, &n, e);
-    } else if (!gguf_get_str(l->model->file, "tokenizer.chat_template", &own, NULL) && own.n) {
-        source = own.n <= MAX_TEMPLATE_BYTES ? mem_strndup(own.s, own.n) : NULL;
-        if (!source)
-            r = err_set(e, WEIR_ELIMIT, "the model's chat template has %zu bytes, more than %zu", own.n,
-                        MAX_TEMPLATE_BYTES);
-    }
-    if (r || !source)
-        return r;
-    char *bos = token_name(l->tokenizer, tokenizer_bos(l->tokenizer));
-    char *eos = token_name(l->tokenizer, tokenizer_eos(l->tokenizer));
-    l->template_knows_developer = strstr(source, "developer") != NULL;
-    r = bos && eos ? chat_template_create(&l->chat, source, bos, eos, NULL, e) : err_set(e, WEIR_ENOMEM, "no memory");
-    free(bos);
-    free(eos);
+    int r = c->template_path ? file_read(c->template_path, MAX_TEMPLATE_BYTES, &source, &n, e) : 0;
+    if (!r)
+        r = chat_template_open(&l->chat, l->model->file, l->tokenizer, source, NULL, e);
     free(source);
-    return r ? err_prefix(e, "chat template%s%s", c->template_path ? " " : "", c->template_path ? c->template_path : "")
-             : 0;
+    if (r == WEIR_ENOTFOUND)
+        return 0; /* completions only */
+    if (r)
+        return err_prefix(e, "chat template%s%s", c->template_path ? " " : "",
+                          c->template_path ? c->template_path : "");
+    l->template_knows_developer = chat_template_mentions(l->chat, "developer");
+    return 0;
 }
 
 /* Chunks and context that go together: what is asked for, else what fits. */
@@ -203,6 +192,29 @@ static int size_kv(struct loaded *l, const struct load_config *c, struct err *e)
     return 0;
 }
 
+/* What the scheduler knows of the model and believes of the machine: its read bandwidth, measured now for a moment, and
+ * a rough guess of its arithmetic. Steps correct both. */
+static int describe_work(struct loaded *l, const struct load_config *c, struct err *e)
+{
+    struct sched_config *sc = &l->config.sched;
+    struct shape shape;
+    int r = shape_from_gguf(&shape, l->model->file, e);
+    if (!r)
+        r = shape_traffic(&shape, NULL, c->kv_type, &sc->model, e);
+    if (r)
+        return r;
+    sc->model.kv_token_bytes =
+        2.0 * l->model->n_head_kv * (double)kv_row_bytes(l->config.device.kv_type, l->model->head_dim);
+    double bytes_per_s = 0;
+    r = device_cpu_read_bandwidth(c->threads, BANDWIDTH_PROBE_BYTES, BANDWIDTH_PROBE_S, &bytes_per_s, e);
+    if (r)
+        return r;
+    sc->has_model = true;
+    sc->device = (struct calibrate_prior){
+        .bytes_per_s = bytes_per_s, .matmul_flops_per_s = GUESSED_FLOPS_PER_BYTE * bytes_per_s, .confidence = 0.2};
+    return 0;
+}
+
 static int start_engine(struct loaded *l, const struct load_config *c, struct err *e)
 {
     static const char *const kv_types[] = {"f16", "q8_0", NULL};
@@ -214,11 +226,17 @@ static int start_engine(struct loaded *l, const struct load_config *c, struct er
                   .max_running = c->max_running,
                   .max_queued = c->max_queued,
                   .max_step_tokens = c->max_step_tokens > c->max_running ? c->max_step_tokens : c->max_running,
-                  .prefix_cache = !c->no_prefix_cache},
+                  .prefix_cache = !c->no_prefix_cache,
+                  .policy = c->policy,
+                  .itl_target_s = c->itl_target_s,
+                  .ttft_limit_s = c->ttft_limit_s,
+                  .bandwidth_limit = c->bandwidth_limit},
         .device = {.n_threads = c->threads, .pin_threads = !c->no_pin, .kv_type = kv_type ? KV_Q8_0 : KV_F16},
         .max_inbox = c->max_queued + c->max_running,
     };
     int r = size_kv(l, c, e);
+    if (!r && strcmp(c->policy, "fcfs"))
+        r = describe_work(l, c, e);
     return r ? r : engine_create(&l->engine, l->forward, l->tokenizer, &l->config, e);
 }
 

@@ -19,6 +19,8 @@ struct load_config {
     uint32_t context;       /* tokens; 0: the model's, or what the KV memory holds */
     uint32_t max_running, max_queued, max_step_tokens, chunk_tokens;
     bool no_prefix_cache;
+    const char *policy; /* "weir", "fcfs", or a baseline */
+    double itl_target_s, ttft_limit_s, bandwidth_limit;
     const char *log_level, *log_format;
     bool quiet; /* no progress on stderr */
 };
@@ -48,6 +50,15 @@ void load_config_default(struct load_config *c);
         OPTION("max-step-tokens", OPT_U32, &(c)->max_step_tokens, "N", "tokens in a step (default 512)", .min = 1,     \
                .max = 1 << 16),                                                                                        \
         OPTION("no-prefix-cache", OPT_FLAG, &(c)->no_prefix_cache, NULL, "do not share and keep equal prefixes"),      \
+        OPTIONS_TITLE("Scheduling"),                                                                                   \
+        OPTION("policy", OPT_STR, &(c)->policy, "NAME",                                                                \
+               "weir, or fcfs, vllm, contiguous, static, compute-first (default weir)"),                               \
+        OPTION("itl-target", OPT_F64, &(c)->itl_target_s, "S",                                                         \
+               "inter-token time that running requests keep while prompts are prefilled (default 0.1)", .min = 1e-4),  \
+        OPTION("ttft-limit", OPT_F64, &(c)->ttft_limit_s, "S",                                                         \
+               "refuse (429) who is predicted to wait longer for the first token (default 0: nobody)"),                \
+        OPTION("bandwidth-limit", OPT_F64, &(c)->bandwidth_limit, "F",                                                 \
+               "share of the target that a step may take at the predicted peak (default 0.8)", .min = 0.05, .max = 1), \
         OPTIONS_TITLE("Logs"),                                                                                         \
         OPTION("log-level", OPT_STR, &(c)->log_level, "LEVEL", "debug, info, warn, error or off (default info)"),      \
         OPTION("log-format", OPT_STR, &(c)->log_format, "FORMAT", "text or json (default text)")

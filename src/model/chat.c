@@ -223,3 +223,13 @@ void chat_template_about(struct chat_template *t, char *out, size_t n_out)
     snprintf(out, n_out, "%s", t->worker.about);
     pthread_mutex_unlock(&t->lock);
 }
+
+bool chat_template_mentions(struct chat_template *t, const char *word)
+{
+    pthread_mutex_lock(&t->lock);
+    char *text = json_dumps(t->setup, JSON_COMPACT);
+    pthread_mutex_unlock(&t->lock);
+    bool found = text && strstr(text, word);
+    free(text);
+    return found;
+}

@@ -16,6 +16,7 @@
 #include "model/gguf.h"
 #include "model/tokenizer.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #define CHAT_MAX_VARIABLES_BYTES ((size_t)64 << 20)
@@ -49,9 +50,13 @@ int chat_template_define(struct chat_template *t, const char *name, const char *
 
 /* The templates and special tokens of a model file: tokenizer.chat_template, tokenizer.chat_template.NAME, and
  * bos_token, eos_token, unk_token, sep_token, pad_token, cls_token, mask_token as far as the file has them. Without a
- * template: ChatML if the vocabulary has its tokens, else WEIR_ENOTFOUND. */
+ * template: ChatML if the vocabulary has its tokens, else WEIR_ENOTFOUND. source: a template to use instead of the
+ * file's, or NULL. */
 int chat_template_open(struct chat_template **out, const struct gguf *file, const struct tokenizer *tokenizer,
-                       const struct chat_limits *limits, struct err *e);
+                       const char *source, const struct chat_limits *limits, struct err *e);
+
+/* Does the text of a template contain this word? (Whether it knows the role "developer", say.) */
+bool chat_template_mentions(struct chat_template *t, const char *word);
 
 /* variables_json: one JSON object with the template's variables: messages, tools, documents, add_generation_prompt,
  * and anything from chat_template_kwargs (they may not replace messages). Returns text in *out (free()), NUL-terminated

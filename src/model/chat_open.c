@@ -93,31 +93,31 @@ static int define_tokens(struct chat_template *t, const struct gguf *file, const
 }
 
 int chat_template_open(struct chat_template **out, const struct gguf *file, const struct tokenizer *tokenizer,
-                       const struct chat_limits *limits, struct err *e)
+                       const char *source, const struct chat_limits *limits, struct err *e)
 {
     *out = NULL;
-    char *source = NULL, *bos = NULL, *eos = NULL;
+    char *own = NULL, *bos = NULL, *eos = NULL;
     struct chat_template *t = NULL;
-    int r = get_text(file, DEFAULT_KEY, &source, e);
+    int r = source ? 0 : get_text(file, DEFAULT_KEY, &own, e);
     if (r == WEIR_ENOTFOUND) {
         if (!has_token(tokenizer, "<|im_start|>") || !has_token(tokenizer, "<|im_end|>"))
             return err_set(e, WEIR_ENOTFOUND,
                            "the model has no chat template (%s): use text completions, or give a template",
                            DEFAULT_KEY);
-        source = mem_strndup(chat_template_chatml, strlen(chat_template_chatml));
-        r = source ? 0 : err_set(e, WEIR_ENOMEM, "no memory for a chat template");
+        source = chat_template_chatml;
+        r = 0;
     }
     if (!r)
         r = token_text(tokenizer, tokenizer_bos(tokenizer), "bos_token", &bos, e);
     if (!r)
         r = token_text(tokenizer, tokenizer_eos(tokenizer), "eos_token", &eos, e);
     if (!r)
-        r = chat_template_create(&t, source, bos, eos, limits, e);
-    if (!r)
+        r = chat_template_create(&t, source ? source : own, bos, eos, limits, e);
+    if (!r && !source)
         r = add_named(t, file, e);
     if (!r)
         r = define_tokens(t, file, tokenizer, e);
-    free(source);
+    free(own);
     free(bos);
     free(eos);
     if (r) {

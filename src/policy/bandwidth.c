@@ -170,11 +170,18 @@ static double decode_step_s(const struct sched *s, uint32_t n, double n_position
     return calibrate_predict_s(&s->forecast.steps, &load);
 }
 
+/* The inter-token time that can be promised: the target, or where one sequence alone cannot reach it, twice what that
+ * one takes, so that sequences still share the weights that they read. */
+static double target_s(const struct sched *s)
+{
+    return fmax(s->config.itl_target_s, 2 * decode_step_s(s, 1, s->config.chunk_tokens));
+}
+
 /* What prefill gets of the time while the present sequences decode at their target. */
 static double prefill_share(const struct sched *s)
 {
     uint64_t tokens = peak_chunks(&s->forecast.peak, s->forecast.n_plans, NULL) * s->config.chunk_tokens;
-    double busy = s->running.n ? decode_step_s(s, s->running.n, (double)tokens) / s->config.itl_target_s : 0;
+    double busy = s->running.n ? decode_step_s(s, s->running.n, (double)tokens) / target_s(s) : 0;
     return fmax(MIN_PREFILL_SHARE, 1 - busy);
 }
 
@@ -244,7 +251,7 @@ static bool admits(const struct sched *s, const struct seq *q)
     if (needed + s->running.n / 4 > kv_available(s))
         return false;
     double positions = (double)(peak + n_ready - n_idle) * chunk_tokens;
-    return decode_step_s(s, s->running.n + 1, positions) <= s->config.bandwidth_limit * s->config.itl_target_s;
+    return decode_step_s(s, s->running.n + 1, positions) <= s->config.bandwidth_limit * target_s(s);
 }
 
 void stage_admit_bandwidth(struct sched *s, struct draft *d)
@@ -273,5 +280,5 @@ void stage_time_budget(struct sched *s, struct draft *d)
 {
     for (uint32_t slot = s->running.first; slot != INDEX_NONE && !d->timed; slot = s->seqs[slot].next)
         d->timed = s->seqs[slot].n_tokens > s->seqs[slot].n_prompt;
-    d->budget_s = s->config.itl_target_s * s->config.bandwidth_limit;
+    d->budget_s = target_s(s) * s->config.bandwidth_limit;
 }

@@ -245,7 +245,11 @@ static int ending_error(const struct call *c, const struct ending *end, struct a
                              end->refusal == SCHED_REFUSED_TOO_LONG ? "do not fit the model's context"
                                                                     : "and output never fit the KV memory",
                              c->server->config.max_context);
-    api_error_set(e, 429, "queue_full", NULL, "too many requests are queued, try again later");
+    if (end->refusal == SCHED_REFUSED_LATE)
+        api_error_set(e, 429, "overloaded", NULL,
+                      "the first token would come later than the server's limit allows, try again later");
+    else
+        api_error_set(e, 429, "queue_full", NULL, "too many requests are queued, try again later");
     e->retry_after_s = end->retry_after_s > 0 ? end->retry_after_s : 1;
     return -1;
 }

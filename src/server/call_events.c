@@ -124,8 +124,10 @@ static void take(struct call *c, const struct record *r, const char *text, const
         buf_add(&ch->text, text, r->n_text);
         return;
     }
-    if (!r->n_text && !sample)
-        return; /* held back for a stop string or the rest of a character */
+    if (!r->n_text && !r->has_token)
+        return;
+    /* A token whose text is held back (a stop string, the rest of a character) has a chunk too: clients see progress.
+     */
     begin_choice(c, ch);
     struct reply_head head = call_head(c);
     reply_chunk(&c->out, &head,
