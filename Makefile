@@ -112,6 +112,12 @@ $(B)/tests/%: tests/%.c $(LIB)
 	$(call SAY,CC)
 	$(Q)$(CC) $(CFLAGS) -Itests -MMD -MP -MF $@.d $(LDFLAGS) -o $@ $< $(LIB) -lcmocka $(LDLIBS)
 
+# Programs that measure (docs/benchmarks.md).
+$(B)/bench/%: bench/%.c $(LIB)
+	@mkdir -p $(@D)
+	$(call SAY,CC)
+	$(Q)$(CC) $(CFLAGS) -MMD -MP -MF $@.d $(LDFLAGS) -o $@ $< $(LIB) $(LDLIBS)
+
 # Fuzz targets replay their corpus with any compiler; with clang and SAN they are libFuzzer programs (make fuzz).
 $(B)/fuzz/%: tests/fuzz/%.c tests/fuzz/replay.c $(LIB)
 	@mkdir -p $(@D)
