@@ -31,7 +31,7 @@ export async function runAll() {
     }
     clearTimeout(timer);
   }
-  await Promise.all([...servers].map((s) => s.kill()));
+  for (const s of [...servers]) await Promise.race([s.stop(), sleep(20_000).then(() => s.kill())]);
   for (const log of logs) { // a sanitised binary tells on stderr
     const report = log.match(/(ERROR: \w+Sanitizer|WARNING: ThreadSanitizer|runtime error:)[^]{0,3000}/);
     if (!report) continue;
