@@ -27,7 +27,8 @@
 #include <unistd.h>
 
 #define PIPELINE_BYTES 65536 /* read ahead of the request that is being answered */
-#define BYTES_PER_S 65536    /* the slowest sender that is put up with */
+#define SEND_BUFFER_BYTES 262144
+#define BYTES_PER_S 65536 /* the slowest sender that is put up with */
 
 /* A connection, and the handle of the request that it carries. */
 struct http_request {
@@ -249,6 +250,8 @@ static void adopt(struct http_request *c)
     }
     s->by_fd[c->fd] = c;
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+    /* Else the kernel grows it to megabytes for a client that does not read. */
+    setsockopt(c->fd, SOL_SOCKET, SO_SNDBUF, &(int){SEND_BUFFER_BYTES}, sizeof(int));
     bufferevent_setwatermark(c->bev, EV_READ, 0, http_max_input(&s->config));
     begin_receiving(c, 0);
 }
