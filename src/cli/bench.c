@@ -5,6 +5,7 @@
 #include "cli/options.h"
 #include "device/cpu/team.h"
 #include "device/device.h"
+#include "device/measure.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,13 +32,39 @@ static void help(const struct option_def *defs)
            "  weir bench                                   everything, some minutes\n"
            "  weir bench bandwidth --threads 4             with at most four threads\n"
            "  weir bench kernels --type Q8_0 --tokens 1    decode with one weight type\n"
-           "  weir bench kernels --tokens 512 --json       prefill, for a script\n");
+           "  weir bench kernels --tokens 512 --json       prefill, for a script\n"
+           "  weir bench --profile-out this.json           for `weir plan MODEL this.json`\n");
+}
+
+/* A hardware profile of this machine, as `weir plan --device FILE` reads it. */
+static int write_profile(const struct bench_config *c, const char *path, struct err *e)
+{
+    static struct profile p;
+    char source[256];
+    int rc = measure_profile(&p, c->n_threads, NULL, e);
+    if (rc)
+        return rc;
+    snprintf(source, sizeof source, "measured by weir %s bench --profile-out; %s; %s", WEIR_VERSION, p.tiers[0].name,
+             kernel_cpu_description());
+    char *text = profile_format(&p, source);
+    FILE *f = text ? fopen(path, "w") : NULL;
+    if (!text)
+        rc = err_set(e, WEIR_ENOMEM, "no memory for the profile");
+    else if (!f || fprintf(f, "%s\n", text) < 0)
+        rc = err_errno(e, "%s", path);
+    if (f && fclose(f) && !rc)
+        rc = err_errno(e, "%s", path);
+    free(text);
+    if (!rc)
+        printf("wrote %s: %.1f GB/s read; use it as `weir plan MODEL %s`\n", path, p.tiers[0].bytes_per_s / 1e9, path);
+    return rc;
 }
 
 int cmd_bench(int argc, char **argv)
 {
     if (argc > 1 && !strcmp(argv[1], "model"))
         return bench_model(argc - 1, argv + 1);
+    const char *profile_out = NULL;
     struct bench_config c = {.seconds = 1, .bytes = (size_t)512 << 20, .rows = 8192, .cols = 2048};
     const struct option_def defs[] = {
         OPTION("threads", OPT_U32, &c.n_threads, "N", "threads (default: one for each core)", .max = TEAM_MAX_THREADS),
@@ -49,6 +76,7 @@ int cmd_bench(int argc, char **argv)
         OPTION("rows", OPT_U32, &c.rows, "N", "rows of a weight matrix (default 8192)", .min = 1, .max = 1 << 24),
         OPTION("cols", OPT_U32, &c.cols, "N", "columns, a multiple of 256 (default 2048)", .min = 256, .max = 1 << 24),
         OPTION("json", OPT_FLAG, &c.json, NULL, "one JSON object a line"),
+        OPTION("profile-out", OPT_STR, &profile_out, "FILE", "only write a hardware profile of this machine"),
         OPTIONS_END};
     struct options o;
     struct err e = {0};
@@ -62,6 +90,10 @@ int cmd_bench(int argc, char **argv)
     }
     if (o.n_positional > 1 || c.cols % 256) {
         err_set(&e, WEIR_EINVAL, "%s", c.cols % 256 ? "--cols must be a multiple of 256" : "more than one command");
+        goto out;
+    }
+    if (profile_out) {
+        status = write_profile(&c, profile_out, &e) ? 1 : 0;
         goto out;
     }
     size_t n_run = 0;

@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "device/cpu/team.h"
+#include "device/device.h"
 #include "kernel/kernel.h"
 
 #include <math.h>
@@ -18,6 +19,8 @@
 #define ROW_UNIT 16u
 #define TRY_S 0.05 /* a try; the best of TRIES counts, for what disturbs only slows */
 #define TRIES 3
+#define READ_BYTES ((size_t)256 << 20)
+#define READ_S 0.3
 
 static const enum tensor_type types[] = {TENSOR_F16, TENSOR_BF16, TENSOR_Q8_0, TENSOR_Q6_K, TENSOR_Q4_K};
 #define N_TYPES (sizeof types / sizeof *types)
@@ -200,9 +203,9 @@ static double peak_ops(const struct profile *p, const char *type, double bytes_p
     return best;
 }
 
-static void summarise(struct profile *p, uint32_t n_threads)
+static void summarise(struct profile *p, uint32_t n_threads, double bandwidth)
 {
-    double capacity = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE), bandwidth = 0;
+    double capacity = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
     for (uint32_t i = 0; i < p->n_products; i++)
         bandwidth = fmax(bandwidth, p->products[i].points[0].bytes_per_s);
     snprintf(p->name, sizeof p->name, "this machine: %.60s", kernel_cpu_description());
@@ -242,8 +245,13 @@ int measure_profile(struct profile *out, uint32_t n_threads, void (*progress)(co
         if (progress)
             progress("attention", (double)N_TYPES / (N_TYPES + 1));
         measure_attention(&b, out);
-        summarise(out, b.n_threads);
     }
+    uint32_t n = b.n_threads;
+    double bandwidth = 0;
     release(&b);
+    if (!rc)
+        rc = device_cpu_read_bandwidth(n, READ_BYTES, READ_S, &bandwidth, e);
+    if (!rc)
+        summarise(out, n, bandwidth);
     return rc;
 }
