@@ -10,59 +10,11 @@
  *
  * Both add the same numbers in the same order (kernel.h).
  */
-#include "kernel/blocks.h"
 #include "kernel/x86/drive.h"
 #include "kernel/x86/simd512.h"
+#include "kernel/x86/types.h"
 
 #include <string.h>
-
-/* Codes are made unsigned by an offset of 2^shift; -1: there is none. */
-INLINE int offset_shift(enum tensor_type t)
-{
-    switch (t) {
-    case TENSOR_Q4_0:
-        return 3;
-    case TENSOR_Q5_0:
-    case TENSOR_MXFP4:
-        return 4;
-    case TENSOR_Q8_0:
-    case TENSOR_IQ4_NL:
-        return SIGNED_CODES ? -1 : 7;
-    default:
-        return -1;
-    }
-}
-
-INLINE bool has_min(enum tensor_type t)
-{
-    return t == TENSOR_Q4_1 || t == TENSOR_Q5_1;
-}
-
-/* Whether codes stay signed 8-bit numbers: then products of two bytes may not be summed in 16 bits unsigned. */
-INLINE bool is_signed(enum tensor_type t)
-{
-    return SIGNED_CODES && (t == TENSOR_Q8_0 || t == TENSOR_IQ4_NL);
-}
-
-INLINE size_t block_bytes(enum tensor_type t)
-{
-    switch (t) {
-    case TENSOR_Q8_0:
-        return sizeof(struct block_q8_0);
-    case TENSOR_Q4_0:
-        return sizeof(struct block_q4_0);
-    case TENSOR_Q4_1:
-        return sizeof(struct block_q4_1);
-    case TENSOR_Q5_0:
-        return sizeof(struct block_q5_0);
-    case TENSOR_Q5_1:
-        return sizeof(struct block_q5_1);
-    case TENSOR_IQ4_NL:
-        return sizeof(struct block_iq4_nl);
-    default:
-        return sizeof(struct block_mxfp4);
-    }
-}
 
 /* ---- unpacking ---- */
 

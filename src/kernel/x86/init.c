@@ -5,6 +5,9 @@ void kernels_init_avx2(struct kernels *k)
 {
     x86_rows_avx2(k);
     x86_attention_avx2(k);
+    x86_floats_avx2(k);
+    x86_blocks_avx2(k);
+    x86_supers_avx2(k);
 }
 
 void kernels_init_avx512(struct kernels *k)

@@ -5,60 +5,16 @@
  * scales cost nothing but the broadcast of 16 words. Types whose codes have an offset pay for it through the sums of
  * activations, scaled by -offset * scale; types with mins use the same sums for them.
  */
-#include "kernel/blocks.h"
 #include "kernel/x86/drive.h"
 #include "kernel/x86/simd512.h"
+#include "kernel/x86/types.h"
 
 #include <string.h>
 
 struct super {
-    __m512i q[4];    /* codes, unsigned unless codes_signed() */
-    __m256i scales;  /* 16 words; Q4_K and Q5_K: the 8 scales, then the 8 mins */
-    __m256i of_sums; /* 16 words to multiply the sums of 16 activations with: mins, or -offset * scale */
+    __m512i q[4]; /* codes, unsigned unless codes_signed() */
+    struct super_scales w;
 };
-
-INLINE bool has_mins(enum tensor_type t)
-{
-    return t == TENSOR_Q2_K || t == TENSOR_Q4_K || t == TENSOR_Q5_K;
-}
-
-INLINE bool codes_signed(enum tensor_type t)
-{
-    return t == TENSOR_IQ4_XS;
-}
-
-INLINE size_t super_bytes(enum tensor_type t)
-{
-    switch (t) {
-    case TENSOR_Q2_K:
-        return sizeof(struct block_q2_k);
-    case TENSOR_Q3_K:
-        return sizeof(struct block_q3_k);
-    case TENSOR_Q4_K:
-        return sizeof(struct block_q4_k);
-    case TENSOR_Q5_K:
-        return sizeof(struct block_q5_k);
-    case TENSOR_Q6_K:
-        return sizeof(struct block_q6_k);
-    default:
-        return sizeof(struct block_iq4_xs);
-    }
-}
-
-/* Where d and dmin stand. */
-INLINE size_t d_at(enum tensor_type t)
-{
-    switch (t) {
-    case TENSOR_Q2_K:
-        return offsetof(struct block_q2_k, d);
-    case TENSOR_Q3_K:
-        return offsetof(struct block_q3_k, d);
-    case TENSOR_Q6_K:
-        return offsetof(struct block_q6_k, d);
-    default:
-        return 0;
-    }
-}
 
 /* Which sub-block of 32 the half h of register v holds. */
 INLINE int half_of(enum tensor_type t, int v, int h)
@@ -73,49 +29,6 @@ INLINE int half_of(enum tensor_type t, int v, int h)
     default:
         return 2 * v + h;
     }
-}
-
-/* The word of `scales` that belongs to sub-block s of 16. */
-INLINE int scale_word(enum tensor_type t, int s)
-{
-    return t == TENSOR_Q4_K || t == TENSOR_Q5_K || t == TENSOR_IQ4_XS ? s / 2 : s;
-}
-
-/* ---- scales ---- */
-
-INLINE void scales_q4_k(const uint8_t *p, struct super *out)
-{
-    uint32_t u[3];
-    memcpy(u, p, sizeof u);
-    const uint32_t low = 0x0f0f0f0f, six = 0x3f3f3f3f, top = 0x30303030;
-    uint64_t scale = (uint64_t)((u[2] & low) | (u[0] >> 2 & top)) << 32 | (u[0] & six);
-    uint64_t min = (uint64_t)((u[2] >> 4 & low) | (u[1] >> 2 & top)) << 32 | (u[1] & six);
-    out->scales = _mm256_cvtepu8_epi16(_mm_set_epi64x((long long)min, (long long)scale));
-    const __m256i twice = _mm256_setr_epi16(8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15);
-    out->of_sums = _mm256_permutexvar_epi16(twice, out->scales);
-}
-
-INLINE void scales_q3_k(const uint8_t *p, struct super *out)
-{
-    uint64_t low;
-    uint32_t high;
-    memcpy(&low, p, sizeof low);
-    memcpy(&high, p + 8, sizeof high);
-    __m128i l = _mm_and_si128(_mm_set_epi64x((long long)(low >> 4), (long long)low), _mm_set1_epi8(15));
-    __m128i h = _mm_srlv_epi32(_mm_set1_epi32((int)high), _mm_setr_epi32(0, 2, 4, 6));
-    h = _mm_slli_epi16(_mm_and_si128(h, _mm_set1_epi8(3)), 4);
-    out->scales = _mm256_cvtepi8_epi16(_mm_sub_epi8(_mm_or_si128(l, h), _mm_set1_epi8(32)));
-    out->of_sums = _mm256_sub_epi16(_mm256_setzero_si256(), _mm256_slli_epi16(out->scales, 2));
-}
-
-INLINE void scales_iq4_xs(const struct block_iq4_xs *b, struct super *out)
-{
-    uint32_t low;
-    memcpy(&low, b->scales_low, sizeof low);
-    uint64_t codes = _pdep_u64(low, 0x0f0f0f0f0f0f0f0fu) | _pdep_u64(b->scales_high, 0x3030303030303030u);
-    __m128i bytes = _mm_sub_epi8(_mm_cvtsi64_si128((long long)codes), _mm_set1_epi8(32));
-    out->scales = _mm256_cvtepi8_epi16(bytes);
-    out->of_sums = _mm256_setzero_si256();
 }
 
 /* ---- codes ---- */
@@ -196,32 +109,29 @@ INLINE void unpack_super(enum tensor_type t, const uint8_t *p, struct super *out
     if (t == TENSOR_Q4_K) {
         const struct block_q4_k *b = block;
         unpack_nibbles(b->q, out->q);
-        scales_q4_k(b->scales, out);
+        scales_q4_k(b->scales, &out->w);
     } else if (t == TENSOR_Q5_K) {
         const struct block_q5_k *b = block;
         unpack_nibbles(b->q, out->q);
         add_high_bits(t, b->high, 16, out->q);
-        scales_q4_k(b->scales, out);
+        scales_q4_k(b->scales, &out->w);
     } else if (t == TENSOR_Q6_K) {
         const struct block_q6_k *b = block;
         unpack_q6_k(b, out->q);
-        out->scales = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)b->scales));
-        out->of_sums = _mm256_sub_epi16(_mm256_setzero_si256(), _mm256_slli_epi16(out->scales, 5));
+        scales_q6_k(b->scales, &out->w);
     } else if (t == TENSOR_Q3_K) {
         const struct block_q3_k *b = block;
         unpack_pairs(b->q, out->q);
         add_high_bits(t, b->high, 4, out->q);
-        scales_q3_k(b->scales, out);
+        scales_q3_k(b->scales, &out->w);
     } else if (t == TENSOR_Q2_K) {
         const struct block_q2_k *b = block;
         unpack_pairs(b->q, out->q);
-        __m256i words = _mm256_cvtepu8_epi16(_mm_loadu_si128((const void *)b->scales));
-        out->scales = _mm256_and_si256(words, _mm256_set1_epi16(15));
-        out->of_sums = _mm256_srli_epi16(words, 4);
+        scales_q2_k(b->scales, &out->w);
     } else {
         const struct block_iq4_xs *b = block;
         unpack_iq4_xs(b, out->q);
-        scales_iq4_xs(b, out);
+        scales_iq4_xs(b, &out->w);
     }
 }
 
@@ -266,23 +176,6 @@ INLINE __m128i merge_rows(__m512i r0, __m512i r1, __m512i r2, __m512i r3)
     return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
 }
 
-INLINE __m128i merge_rows_256(__m256i r0, __m256i r1, __m256i r2, __m256i r3)
-{
-    __m256i a = _mm256_add_epi32(_mm256_unpacklo_epi32(r0, r1), _mm256_unpackhi_epi32(r0, r1));
-    __m256i b = _mm256_add_epi32(_mm256_unpacklo_epi32(r2, r3), _mm256_unpackhi_epi32(r2, r3));
-    __m256i v = _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
-    return _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-}
-
-/* The float16 numbers `at` bytes into four blocks. */
-INLINE __m128 load_halves(const uint8_t *const p[4], size_t at)
-{
-    uint16_t h[8] = {0};
-    for (int r = 0; r < 4; r++)
-        memcpy(&h[r], p[r] + at, sizeof *h);
-    return _mm_cvtph_ps(_mm_setr_epi16((short)h[0], (short)h[1], (short)h[2], (short)h[3], 0, 0, 0, 0));
-}
-
 /* One super-block of four rows into the sums of n_t tokens. */
 INLINE void direct_super(enum tensor_type t, const uint8_t *const p[4], const uint8_t *x, size_t x_row_bytes, int n_t,
                          __m128 *acc)
@@ -294,7 +187,7 @@ INLINE void direct_super(enum tensor_type t, const uint8_t *const p[4], const ui
         struct super s;
         __m512i scales[4];
         unpack_super(t, p[r], &s);
-        UNROLL for (int v = 0; v < 4; v++) scales[v] = spread_scales(t, s.scales, v);
+        UNROLL for (int v = 0; v < 4; v++) scales[v] = spread_scales(t, s.w.scales, v);
         UNROLL for (int i = 0; i < n_t; i++)
         {
             const struct act_q8k *g = (const struct act_q8k *)(const void *)(x + (size_t)i * x_row_bytes);
@@ -308,9 +201,9 @@ INLINE void direct_super(enum tensor_type t, const uint8_t *const p[4], const ui
                 sum = add_pairs(sum, pairs, scales[v]);
             }
             if (has_mins(t))
-                mins[i][r] = _mm256_madd_epi16(s.of_sums, x_sums);
+                mins[i][r] = _mm256_madd_epi16(s.w.of_sums, x_sums);
             else if (!codes_signed(t))
-                sum = add_pairs(sum, _mm512_zextsi256_si512(s.of_sums), _mm512_zextsi256_si512(x_sums));
+                sum = add_pairs(sum, _mm512_zextsi256_si512(s.w.of_sums), _mm512_zextsi256_si512(x_sums));
             sums[i][r] = sum;
         }
     }

@@ -28,7 +28,8 @@ INLINE void panel_fill_super(enum tensor_type t, const uint8_t *const rows[16], 
         if (codes_signed(t)) { /* unsigned by an offset of 128, which the sums take back */
             UNROLL for (int i = 0; i < 4; i++) s[r].q[i] = _mm512_xor_si512(s[r].q[i], _mm512_set1_epi8(-128));
             const __m256i twice = _mm256_setr_epi16(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
-            s[r].of_sums = _mm256_mullo_epi16(_mm256_permutexvar_epi16(twice, s[r].scales), _mm256_set1_epi16(-128));
+            s[r].w.of_sums =
+                _mm256_mullo_epi16(_mm256_permutexvar_epi16(twice, s[r].w.scales), _mm256_set1_epi16(-128));
         }
     }
     UNROLL for (int i = 0; i < 4; i++)
@@ -40,12 +41,12 @@ INLINE void panel_fill_super(enum tensor_type t, const uint8_t *const rows[16], 
             out->q[8 * half_of(t, i, k / 8) + k % 8] = v[k];
     }
     for (int r = 0; r < 16; r++)
-        v[r] = _mm512_cvtepi16_epi32(s[r].scales);
+        v[r] = _mm512_cvtepi16_epi32(s[r].w.scales);
     transpose_16x16(v);
     for (int k = 0; k < 16; k++)
         out->scale[k] = v[scale_word(t, k)];
     for (int r = 0; r < 16; r++)
-        v[r] = _mm512_zextsi256_si512(s[r].of_sums);
+        v[r] = _mm512_zextsi256_si512(s[r].w.of_sums);
     transpose_16x16(v);
     for (int k = 0; k < 8; k++)
         out->of_sums[k] = v[k];
