@@ -61,13 +61,13 @@ int reader_prompts(struct reader *r, struct api_params *p)
         return reader_fail(r, "prompt", "'prompt' holds %zu prompts; at most %d are allowed", n, API_MAX_PROMPTS);
     if (alloc_prompts(r, p, n))
         return -1;
-    int type = json_typeof(json_array_get(v, 0));
+    json_type type = json_typeof(json_array_get(v, 0));
     if (type != JSON_STRING && type != JSON_ARRAY)
         return reader_fail(r, "prompt", "'prompt' must hold strings, token ids or arrays of token ids, not %s",
                            json_type_name(json_array_get(v, 0)));
     for (size_t i = 0; i < n; i++) {
         const json_t *item = json_array_get(v, i);
-        if ((int)json_typeof(item) != type)
+        if (json_typeof(item) != type)
             return reader_fail(r, "prompt", "'prompt' mixes %s with %s", json_type_name(json_array_get(v, 0)),
                                json_type_name(item));
         if (type == JSON_STRING ? read_text(r, &p->prompts[i], item) : read_ids(r, &p->prompts[i], item, "prompt"))
