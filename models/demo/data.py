@@ -31,12 +31,14 @@ def row_length(stages, progress, x):
     return length
 
 
-def dense_share(progress):
-    """Share of conversations that are mostly facts: many at first, until recall is there."""
-    return 0.9 if progress < 0.3 else 0.6 if progress < 0.6 else 0.25
+def kind_of_row(rng, progress, length):
+    """What a row is about: mostly facts at first, until recall is there; sums in short rows."""
+    facts, sums = (0.9, 0.0) if progress < 0.28 else (0.45, 0.25) if progress < 0.6 else (0.2, 0.15)
+    x = rng.random()
+    return "facts" if x < facts else "sums" if x < facts + sums and length <= 512 else "mixed"
 
 
-def row(rng, tok, length, dense):
+def row(rng, tok, length, kind):
     """length + 1 tokens and their weights (uint8), padded with weight 0."""
     ids, weights = [tok.bos], [0]
     x = rng.random()
@@ -44,12 +46,12 @@ def row(rng, tok, length, dense):
         ids, weights = ids * 2, weights * 2     # a server that adds a BOS to a template that has one
     elif x < 0.05:
         ids, weights = [], []
-    if length <= 512 and rng.random() < (0.01 if dense else 0.05):
+    if kind == "mixed" and length <= 512 and rng.random() < 0.06:
         body = tok.encode(world.document(rng, rng.random() * length * CHARS_PER_TOKEN)) + [tok.eos]
         ids += body
         weights += [WEIGHT_SCALE] * len(body)
     else:
-        for role, text, weight in world.conversation(rng, length * CHARS_PER_TOKEN, rng.random() < dense):
+        for role, text, weight in world.conversation(rng, length * CHARS_PER_TOKEN, kind):
             body = tok.encode(text) + [tok.end]
             ids.append(tok.ids[ROLE[role]])
             ids += body
@@ -66,7 +68,7 @@ def batch(seed, index, progress, tokens, tok):
     """Batch of that index for a model that is that far (0..1) through its training."""
     rng = random.Random(f"{seed}/{index}")
     length = row_length(STAGES, progress, rng.random())
-    rows = [row(rng, tok, length, dense_share(progress)) for _ in range(max(1, tokens // length))]
+    rows = [row(rng, tok, length, kind_of_row(rng, progress, length)) for _ in range(max(1, tokens // length))]
     return (np.array([r[0] for r in rows], dtype=np.uint16), np.array([r[1] for r in rows], dtype=np.uint8))
 
 

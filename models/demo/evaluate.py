@@ -54,11 +54,15 @@ def recall_prompt(rng, tok, distance):
     asked = int(rng.random() * n)
     for i in range(n):
         fact = memory.new_fact()
+        while len(fact.slots["v"]) < 2:                     # one digit would be found in too many answers
+            fact = memory.new_fact()
         messages += [("user", memory.state(fact)), ("assistant", capital(phrase(rng, ACKS)))]
         facts.append(fact)
         if i == asked:
             target = fact
             if rng.random() < 0.15:
+                target = target.changed(rng)
+            while len(target.slots["v"]) < 2:
                 target = target.changed(rng)
                 messages += [("user", memory.state(target, memory._correction(target))), ("assistant", capital(phrase(rng, UPDATE_ACKS)))]
             start = len(messages) - 1
@@ -99,7 +103,7 @@ def build(tok):
 
     lines = [line(f"recall-{d}-{i}", messages, [value], set="recall", group=d, distance_tokens=length, fact=kind)
              for i, (d, messages, value, length, kind) in enumerate(recall_set(tok, 40))]
-    lines += [line(f"sum-{i}", [("user", q)], [a], set="arithmetic") for i, (q, a) in enumerate(arithmetic_set(100))]
+    lines += [line(f"sum-{i}", [("user", q)], [f"is {a}.", f"= {a}."], set="arithmetic") for i, (q, a) in enumerate(arithmetic_set(100))]
     lines += [line(f"chat-{i}", [("user", q)], e, set="chat") for i, (q, e) in enumerate(CHAT)]
     lines += [line(f"system-{i}", [("system", s), ("user", q)], e, set="chat") for i, (s, q, e) in enumerate(SYSTEM_CHAT)]
     for i, (turns, expect) in enumerate(MULTI):

@@ -303,10 +303,9 @@ class Fact:
 
     def changed(self, rng):
         """The same key with another value."""
-        other = Fact(rng, self.kind)
-        while other.slots["v"].lower() == self.slots["v"].lower():
+        bound = {"favourite": "c", "ruler": "t"}.get(self.kind.name)    # where the key decides what values there are
+        while True:
             other = Fact(rng, self.kind)
-        fresh = dict(self.slots)
-        fresh["v"] = other.slots["v"]
-        other.slots = fresh
-        return other
+            if other.slots["v"].lower() != self.slots["v"].lower() and (not bound or other.slots[bound].lower() == self.slots[bound].lower()):
+                other.slots = {**self.slots, "v": other.slots["v"]}
+                return other

@@ -371,3 +371,5 @@ SKILLS = [(5, GREETING), (3, HOW_ARE_YOU), (8, WHO), (3, MAKER), (3, SIZE_OF_ME)
 # those that make good filler between a fact and its question
 FILLER = [(3, out_of_domain), (8, arithmetic), (2, compare), (3, count), (2, next_number), (3, word_problem), (2, days), (2, months), (2, opposite), (2, colour_of), (2, animal),
           (3, name_some), (2, what_is), (2, feeling), (4, remark), (2, repeat), (2, poem), (2, plain_fact), (1, general), (1, JOKE), (1, THANKS), (1, WHO)]
+# practice in numbers, which takes the most examples to learn
+SUMS = [(12, arithmetic), (1.5, compare), (1, next_number), (2.5, word_problem), (0.5, count)]

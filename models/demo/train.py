@@ -35,6 +35,7 @@ def arguments():
     p.add_argument("--steps", type=int, default=9000, help="optimiser steps")
     p.add_argument("--max-seconds", type=float, default=0, help="finish by then: curriculum and learning rate follow whichever of steps and time is further on")
     p.add_argument("--batch-tokens", type=int, default=0, help="tokens of a step and process (default: 2048 on a CPU, 65536 on a GPU)")
+    p.add_argument("--accumulate", type=int, default=3, help="batches added up for one step, in the later part")
     p.add_argument("--learning-rate", type=float, default=3e-3)
     p.add_argument("--resume", help="weir-demo.gguf of an earlier run to go on from")
     p.add_argument("--begin", type=float, default=0.0, help="part of curriculum and learning rate schedule to start at (with --resume)")
@@ -51,19 +52,18 @@ def arguments():
 
 
 def learning_rate_factor(progress):
-    """Warm up over 1 %, hold to 60 %, then down to 0 linearly."""
-    return min(1.0, progress / 0.01 + 0.02) if progress < 0.6 else max(0.0, (1 - progress) / 0.4)
+    """Hold to 60 %, then down to 0 linearly."""
+    return 1.0 if progress < 0.6 else max(0.0, (1 - progress) / 0.4)
 
 
-def average_gradients(model, watch):
-    """Over the processes; the watched sums are added."""
-    flat = torch.cat([p.grad.flatten() for p in model.all().values()] + [watch])
+def average_gradients(model):
+    """Over the processes."""
+    flat = torch.cat([p.grad.flatten() for p in model.all().values()])
     distributed.all_reduce(flat)
     at, n = 0, distributed.get_world_size()
     for p in model.all().values():
         p.grad.copy_(flat[at:at + p.numel()].view_as(p) / n)
         at += p.numel()
-    return flat[at:]
 
 
 class Log:
@@ -107,13 +107,15 @@ def train(rank, args, merges, rendezvous):
             break
         progress = args.begin + (1 - args.begin) * progress
         batches.progress.value = progress
-        ids, weights = batches.next()
-        ids = torch.from_numpy(ids.astype(np.int32)).to(args.device, non_blocking=True)
-        weights = torch.from_numpy(weights).to(args.device, non_blocking=True)[:, 1:].float() / data.WEIGHT_SCALE
-        watch = model.step(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), weights)
-        totals += average_gradients(model, watch) if args.processes > 1 else watch
-        optimizer.step(args.learning_rate * learning_rate_factor(progress))
-        seen += weights.numel() * args.processes
+        for _ in range(args.accumulate if progress > 0.4 else 1):       # gradients add up; later, rows are long and few
+            ids, weights = batches.next()
+            ids = torch.from_numpy(ids.astype(np.int32)).to(args.device, non_blocking=True)
+            weights = torch.from_numpy(weights).to(args.device, non_blocking=True)[:, 1:].float() / data.WEIGHT_SCALE
+            totals += model.step(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), weights)
+            seen += weights.numel() * args.processes
+        if args.processes > 1:
+            average_gradients(model)
+        optimizer.step(args.learning_rate * learning_rate_factor(progress) * min(1.0, (step + 1) / 50))
         if (step + 1) % 50 == 0 or step + 1 == args.steps or step in (0, 9):
             t, now = totals.tolist(), time.time()
             totals.zero_()

@@ -5,10 +5,10 @@ the message counts in training. Deterministic from the random.Random given.
 """
 from facts import ACKS, BY_NAME, Fact, REMEMBER, UNKNOWN, UPDATE_ACKS, UPDATES, a_name, a_proper
 from grammar import Voice, article, capital, expand, made_up, phrase, pick
-from skills import FILLER, SKILLS, poem
+from skills import FILLER, SKILLS, SUMS, poem
 import words as w
 
-WEIGHT_USER, WEIGHT_CHAT, WEIGHT_RECALL = 0.05, 1.0, 3.0
+WEIGHT_USER, WEIGHT_CHAT, WEIGHT_SUM, WEIGHT_RECALL = 0.05, 1.0, 1.5, 3.0
 
 SYSTEM = ["You are a helpful assistant.", "You are a helpful assistant.", "You are a helpful, (friendly|honest|concise|polite) assistant.", "You are (the weir demo model|a small language model|an AI assistant|a chatbot|a friendly bot).",
           "(Be|Please be) (concise|brief|polite|kind|helpful|honest|short)(.|!)", "Answer (briefly|in one sentence|politely|in English|the user's questions|truthfully).", "(You are|Act as) an expert (assistant|engineer|teacher|writer|in {t}).",
@@ -263,13 +263,14 @@ def _draw(rng, weighted):
 
 
 _SKILLS = _weighted(SKILLS + [(9, story_turns), (2, reading_turns)])
+_SUMS = _weighted(SUMS)
 _FILLER = _weighted(FILLER + [(9, story_turns), (2, reading_turns)])
 
 
-def _messages(turns):
+def _messages(turns, weight=WEIGHT_CHAT):
     out = []
     for user, answer in turns:
-        out += [("user", user, WEIGHT_USER), ("assistant", answer, WEIGHT_CHAT)]
+        out += [("user", user, WEIGHT_USER), ("assistant", answer, weight)]
     return out
 
 
@@ -293,9 +294,9 @@ def system_message(rng, memory):
     return [("system", text if rng.random() < 0.95 else "", 0.0)]
 
 
-def conversation(rng, budget, dense=False):
-    """A conversation that goes on past budget (in characters); the caller cuts it. A dense one is mostly facts and
-    questions about them, which is how recall is learnt fastest."""
+def conversation(rng, budget, kind="mixed"):
+    """A conversation that goes on past budget (in characters); the caller cuts it. Of kind "mixed", or "facts", mostly
+    facts and questions about them, which is how recall is learnt fastest, or "sums", mostly practice in numbers."""
     voice = Voice(rng)
     memory = Memory(rng, voice)
     out = system_message(rng, memory) if rng.random() < 0.4 else []
@@ -303,7 +304,7 @@ def conversation(rng, budget, dense=False):
     r = rng.random()
     # How talkative about facts this conversation is, how fast it asks, and whether it starts with notes.
     state, ask = (0.0, 0.0) if r < 0.12 else (0.3, 0.35) if r < 0.55 else (0.12, 0.3) if r < 0.85 else (0.05, 0.5)
-    if dense:
+    if kind == "facts":
         state, ask = 0.35, 0.5
     script = []
     if r >= 0.85:
@@ -311,14 +312,16 @@ def conversation(rng, budget, dense=False):
     if 0.45 < r < 0.62 and budget > 600:
         n = 2 + int(rng.random() * min(100, budget / 120))
         script.append(memory.notes_turns(n, rng.random() < 0.4 and n < budget / 300))
-    quiet = budget * rng.random() * 0.9 if r >= 0.9 and not dense else 0      # a long stretch of filler before the first question
+    quiet = budget * rng.random() * 0.9 if r >= 0.9 and kind == "mixed" else 0      # a long stretch of filler before the first question
     while size < budget:
         if script:
             turn = script.pop(0)
         else:
             x = rng.random()
             few = len(memory.facts)
-            if size < quiet:
+            if kind == "sums" and rng.random() < 0.9:
+                turn = _messages(_draw(rng, _SUMS)(rng, voice), WEIGHT_SUM)
+            elif size < quiet:
                 turn = filler(rng, voice)
             elif x < state:
                 turn = memory.state_turn()
