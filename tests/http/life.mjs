@@ -115,6 +115,32 @@ test('TLS: https, streams, disconnects, no old versions', async () => {
   assert.equal(await s.stop(), 0);
 });
 
+test('chat templates: variables arrive, failures are the client\'s', async () => {
+  const file = path.join(dir, 'template.jinja');
+  fs.writeFileSync(file, "{%- for m in messages %}{% if m.role == 'bad' %}{{ raise_exception('no role ' + m.role) }}" +
+    "{% endif %}[{{ m.role }}]{{ m.content }}{% if m.tool_calls %}{{ m.tool_calls[0].function.arguments.x }}{% endif %}" +
+    '{% endfor %}{% if tools %}{{ tools[0].function.name }}{% endif %}|{{ mood }}|{{ add_generation_prompt }}');
+  const s = await Server.start('--ctx', '512', '--chat-template', file);
+  const render = async (body) => {
+    const r = await s.post('/tokenize', body);
+    assert.equal(r.status, 200, r.text);
+    return (await s.post('/detokenize', { tokens: r.json.tokens })).json.prompt;
+  };
+  const tools = [{ type: 'function', function: { name: 'look', parameters: {} } }];
+  const conversation = [
+    { role: 'developer', content: [{ type: 'text', text: 'a' }, { type: 'text', text: 'b' }] },
+    { role: 'assistant', content: null, tool_calls: [{ id: '1', type: 'function',
+      function: { name: 'look', arguments: '{"x": 5}' } }] },
+  ];
+  assert.equal(await render({ messages: conversation, tools, chat_template_kwargs: { mood: 'fine' } }),
+    '[system]a\nb[assistant]None5look|fine|True');
+  assert.equal(await render({ messages, tools, tool_choice: 'none', add_generation_prompt: false }), '[user]Hi||False');
+  const r = await s.post('/v1/chat/completions', { messages: [{ role: 'bad', content: 'x' }] });
+  assert.equal(r.status, 400);
+  assert.match(r.json.error.message, /no role bad/);
+  await s.stop();
+});
+
 test('config file, and flags that override it', async () => {
   const file = path.join(dir, 'weir.conf');
   fs.writeFileSync(file, '# a comment\nctx = 300\nserved-model-name = one\nserved-model-name = two\n' +
