@@ -5,7 +5,6 @@
  * sums are the same in any company: tokens that it does not see weigh zero.
  */
 #include "kernel/blocks.h"
-#include "kernel/half.h"
 #include "kernel/x86/vf.h"
 
 #include <math.h>
@@ -24,7 +23,7 @@ INLINE void widen_row(enum kv_type t, const void *row, uint32_t n, float *out)
     if (t == KV_Q8_0) {
         const struct block_q8_0 *b = row;
         for (; i < n; i += 32, b++) {
-            const vf d = vf_set(f16_to_f32(b->d));
+            const vf d = vf_set(_cvtsh_ss(b->d));
             for (uint32_t j = 0; j < 32; j += VF_N)
                 vf_store(out + i + j, vf_mul(d, vf_from_i8(b->q + j)));
         }
@@ -98,35 +97,33 @@ INLINE void weigh_tile(const float p[TILE], const struct tile *v, float *acc, ui
     }
 }
 
-/* Scores of tokens [first, last) become weights; running maximum, sum and values are brought to the new maximum. */
+/* Scores of tokens [first, last) become weights, those of the others in the same vectors and tiles 0; running maximum,
+ * sum and values are brought to the new maximum. */
 INLINE void softmax_step(float *score, uint32_t first, uint32_t last, float *m, float *l, float *acc, uint32_t n)
 {
-    const uint32_t begin = first / TILE * TILE, end = (last + TILE - 1) / TILE * TILE;
+    const uint32_t begin = first / VF_N * VF_N, end = (last + VF_N - 1) / VF_N * VF_N;
     for (uint32_t t = begin; t < first; t++)
         score[t] = -INFINITY;
     for (uint32_t t = last; t < end; t++)
         score[t] = -INFINITY;
-    float top = *m;
-    for (uint32_t t = first; t < last; t++)
-        top = score[t] > top ? score[t] : top;
-    const float scale = *m == top ? 1 : expf(*m - top); /* 0 for the first chunk */
-    *m = top;
-    if (scale != 1) {
+    vf highest = vf_set(*m);
+    for (uint32_t t = begin; t < end; t += VF_N)
+        highest = vf_max(highest, vf_load(score + t));
+    const float top = vf_reduce_max(highest);
+    vf sum = vf_zero();
+    for (uint32_t t = begin; t < end; t += VF_N) {
+        const vf p = vf_exp(vf_sub(vf_load(score + t), vf_set(top)));
+        vf_store(score + t, p);
+        sum = vf_add(sum, p);
+    }
+    if (*m != top) {
+        const float scale = expf(*m - top); /* 0 for the first chunk */
+        *m = top;
+        *l *= scale;
         for (uint32_t i = 0; i < n; i++)
             acc[i] *= scale;
     }
-    float sum = 0;
-    for (uint32_t t = begin; t < end; t += TILE) {
-        float p[VF_N] = {0};
-        memcpy(p, score + t, TILE * sizeof *p);
-        vf_store(p, vf_exp(vf_sub(vf_load(p), vf_set(top))));
-        for (uint32_t i = 0; i < TILE; i++) {
-            p[i] = t + i < first || t + i >= last ? 0 : p[i];
-            sum += p[i];
-        }
-        memcpy(score + t, p, TILE * sizeof *p);
-    }
-    *l = *l * scale + sum;
+    *l += vf_reduce_add(sum);
 }
 
 /* Up to QUERIES queries from `begin` on. */

@@ -72,6 +72,10 @@ INLINE vf vf_abs(vf a)
 {
     return _mm512_abs_ps(a);
 }
+INLINE vf vf_zero_below(vf v, vf x, float limit)
+{
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(limit), _CMP_GE_OQ), v);
+}
 INLINE float vf_reduce_max(vf a)
 {
     return _mm512_reduce_max_ps(a);
@@ -201,6 +205,10 @@ INLINE vf vf_abs(vf a)
 {
     return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
 }
+INLINE vf vf_zero_below(vf v, vf x, float limit)
+{
+    return _mm256_and_ps(v, _mm256_cmp_ps(x, _mm256_set1_ps(limit), _CMP_GE_OQ));
+}
 INLINE float vf_reduce_max(vf a)
 {
     __m128 v = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -274,11 +282,22 @@ INLINE double vd_sum(vd v)
 
 #endif
 
-/* e^x with a relative error under 2e-7 for x in [-87, 88]; x outside is taken as the nearer end. e^x = 2^n e^r with
+/* The sum of all elements, by halves. */
+INLINE float vf_reduce_add(vf v)
+{
+    const __m256 a = vf_fold(v);
+    __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
+}
+
+/* e^x with a relative error under 2e-7 for x in [-87, 88]; 0 below, e^88 above. e^x = 2^n e^r with
  * |r| <= ln 2 / 2, and e^r from its series: the first term left out is r^8 / 8! < 6e-9. */
 INLINE vf vf_exp(vf x)
 {
-    x = vf_max(vf_min(x, vf_set(88.0f)), vf_set(-87.0f));
+    const float lowest = -87;
+    const vf given = x;
+    x = vf_max(vf_min(x, vf_set(88)), vf_set(lowest));
     const vf n = vf_round(vf_mul(x, vf_set(1.44269504f)));
     vf r = vf_fma(n, vf_set(-0.693145752f), x); /* ln 2 in two parts, the first with trailing zeros */
     r = vf_fma(n, vf_set(-1.42860677e-6f), r);
@@ -289,7 +308,7 @@ INLINE vf vf_exp(vf x)
     e = vf_fma(e, r, vf_set(0.5f));
     e = vf_fma(e, r, vf_set(1.0f));
     e = vf_fma(e, r, vf_set(1.0f));
-    return vf_scale_by_power(e, n);
+    return vf_zero_below(vf_scale_by_power(e, n), given, lowest);
 }
 
 #endif
