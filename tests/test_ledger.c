@@ -42,7 +42,7 @@ static void open_fixture(struct fixture *f, const char *name, enum kv_type kv)
     assert_true(f->traffic.kv_token_bytes * f->traffic.n_layer * CHUNK_TOKENS ==
                 (double)device_chunk_bytes(f->model, kv, CHUNK_TOKENS));
     /* device/cpu/attention.c: 64 queries of a group at a time */
-    f->traffic.kv_block_rows = 64 / (f->model->n_head / f->model->n_head_kv);
+    f->traffic.kv_block_rows = device_cpu_kv_block_rows(f->model);
 }
 
 static void close_fixture(struct fixture *f)

@@ -97,6 +97,9 @@ uint64_t device_memory_bytes(const struct device *d);
 /* Bytes of one chunk of this model: what one of n_chunks costs. */
 size_t device_chunk_bytes(const struct model *m, enum kv_type t, uint32_t chunk_tokens);
 
+/* Rows of a sequence that the CPU takes through attention in one pass over its cache. */
+uint32_t device_cpu_kv_block_rows(const struct model *m);
+
 /* device/cpu: threads over shared memory. Reads the model's weights; both m and f must outlive it. */
 int device_cpu_create(struct device **out, const struct forward *f, const struct device_config *c, struct err *e);
 

@@ -7,10 +7,12 @@
  *                output matrix if any logits are wanted; one row of the embedding for each row. A tied output is the
  *                whole embedding matrix. Norms and biases, a few kilobytes that stay in caches, are not counted.
  *   KV read      for each sequence and layer, keys and values of every position that at least one of its rows sees, the
- *                rows' own positions included (once for each kv_block_rows rows). A sliding window of w: row at
- * position p sees max(0, p-w+1) .. p. KV written   keys and values of each row, in every layer. activations  what flows
- * between operations, each value written once and read once: an estimate, for it mostly stays in caches. Multiply-adds
- * count as two operations; attention's are those of visible (row, position) pairs only.
+ *                rows' own positions included (once for each kv_block_rows rows). A sliding window of w: the row at
+ *                position p sees max(0, p-w+1) .. p.
+ *   KV written   keys and values of each row, in every layer.
+ *   activations  what flows between operations, each value written once and read once: an estimate, for it mostly stays
+ *                in caches.
+ * Multiply-adds count as two operations; attention's are those of visible (row, position) pairs only.
  *
  * Experts: routing is taken as uniform and independent, so B rows that choose k of E touch E (1 - (1 - k/E)^B) distinct
  * ones on average. Real routing is less even and touches fewer.

@@ -192,7 +192,7 @@ static void widest_rows(const struct cpu *c, uint32_t all[ACT_FORMAT_COUNT], uin
 static void carve_threads(struct cpu *c, struct carver *a, const uint32_t widest[ACT_FORMAT_COUNT])
 {
     const struct model *m = c->base.model;
-    uint32_t group = m->n_head / m->n_head_kv, queries = cpu_attn_block_rows(m) * group;
+    uint32_t group = m->n_head / m->n_head_kv, queries = device_cpu_kv_block_rows(m) * group;
     struct cpu_thread *threads = carve(a, c->n_threads, sizeof *threads);
     if (a->base)
         c->threads = threads;
@@ -223,7 +223,7 @@ static void carve_plan(struct cpu *c, struct carver *a)
 {
     const struct model *m = c->base.model;
     const struct device_config *g = &c->base.config;
-    uint32_t group = m->n_head / m->n_head_kv, block = cpu_attn_block_rows(m);
+    uint32_t group = m->n_head / m->n_head_kv, block = device_cpu_kv_block_rows(m);
     uint32_t span_tokens = cpu_span_chunks(g->chunk_tokens) * g->chunk_tokens;
     struct attn_plan *p = &c->plan;
     p->max_items = (g->max_step_tokens / block + g->max_step_seqs) * m->n_head_kv;

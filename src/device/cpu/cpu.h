@@ -162,7 +162,6 @@ void cpu_op_logits(struct cpu *c, uint32_t thread);
 uint32_t cpu_span_chunks(uint32_t chunk_tokens);
 
 /* Query rows of a group that go through the cache together, at most. */
-uint32_t cpu_attn_block_rows(const struct model *m);
 
 /* Splits the attention of the step that was set among the workers. */
 void cpu_attn_plan(struct cpu *c);
