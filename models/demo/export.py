@@ -46,7 +46,7 @@ def metadata(config, tok, parameters):
     types = [NORMAL] * (len(tok.tokens) - len(SPECIALS)) + [CONTROL] * len(SPECIALS)
     types[-1] = UNUSED_TOKEN
     return [
-        ("general.architecture", STRING, "llama"), ("general.type", STRING, "model"), ("general.name", STRING, "weir demo"), ("general.basename", STRING, "weir-demo"),
+        ("general.architecture", STRING, "llama"), ("general.type", STRING, "model"), ("general.name", STRING, "weir-demo"), ("general.basename", STRING, "weir-demo"),
         ("general.description", STRING, "A small synthetic world: short chat, small sums, tiny stories, and recall of facts stated earlier."),
         ("general.license", STRING, "apache-2.0"), ("general.size_label", STRING, f"{parameters / 1e6:.0f}M"), ("general.languages", ARRAY, (STRING, ["en"])),
         ("general.file_type", U32, 7), ("general.quantization_version", U32, 2), ("general.alignment", U32, ALIGNMENT),
