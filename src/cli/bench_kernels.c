@@ -98,17 +98,32 @@ static double best_seconds(struct bench *b, void (*fn)(void *, uint32_t))
     return best;
 }
 
+/* The same, with the read bandwidth measured just before and just after: other load on the machine comes and goes. */
+static int best_beside_reads(struct bench *b, void (*fn)(void *, uint32_t), double *seconds, struct err *e)
+{
+    const struct bench_config *c = b->config;
+    double before = 0, after = 0;
+    int rc = device_cpu_read_bandwidth(team_size(b->team), c->bytes, c->seconds / 2, &before, e);
+    if (rc)
+        return rc;
+    *seconds = best_seconds(b, fn);
+    rc = device_cpu_read_bandwidth(team_size(b->team), c->bytes, c->seconds / 2, &after, e);
+    b->read_bytes_per_s = before > after ? before : after;
+    return rc;
+}
+
 static void report(const struct bench *b, const char *kernel, uint32_t n_tokens, double bytes, double ops,
                    double seconds)
 {
     const double rate = bytes / seconds, share_of_read = rate / b->read_bytes_per_s;
     if (b->config->json)
         printf("{\"bench\":\"kernels\",\"isa\":\"%s\",\"kernel\":\"%s\",\"threads\":%u,\"tokens\":%u,"
-               "\"bytes_per_s\":%.0f,\"share_of_read_bandwidth\":%.4f,\"ops_per_s\":%.0f}\n",
-               kernel_isa_name(b->k->isa), kernel, team_size(b->team), n_tokens, rate, share_of_read, ops / seconds);
+               "\"bytes_per_s\":%.0f,\"read_bytes_per_s\":%.0f,\"share_of_read_bandwidth\":%.4f,\"ops_per_s\":%.0f}\n",
+               kernel_isa_name(b->k->isa), kernel, team_size(b->team), n_tokens, rate, b->read_bytes_per_s,
+               share_of_read, ops / seconds);
     else
-        printf("  %-16s %6u %8.1f %7.0f %% %10.1f\n", kernel, n_tokens, rate / 1e9, 100 * share_of_read,
-               ops / seconds / 1e9);
+        printf("  %-16s %6u %8.1f %8.1f %6.0f %% %10.1f\n", kernel, n_tokens, rate / 1e9, b->read_bytes_per_s / 1e9,
+               100 * share_of_read, ops / seconds / 1e9);
     fflush(stdout);
 }
 
@@ -140,9 +155,11 @@ static int bench_matmul(struct bench *b, enum tensor_type t, uint32_t n_tokens, 
             b->k->act_pack[act](row, c->cols, b->x + i * b->x_row_bytes);
         }
         team_run(b->team, fill, b);
-        const double seconds = best_seconds(b, multiply);
-        report(b, name, n_tokens, (double)weight_bytes,
-               2.0 * (double)n_tokens * c->rows * c->cols * (double)b->n_matrices, seconds);
+        double seconds;
+        rc = best_beside_reads(b, multiply, &seconds, e);
+        if (!rc)
+            report(b, name, n_tokens, (double)weight_bytes,
+                   2.0 * (double)n_tokens * c->rows * c->cols * (double)b->n_matrices, seconds);
     } else {
         rc = err_set(e, WEIR_ENOMEM, "no memory for %zu bytes of weights; a smaller --bytes needs less", weight_bytes);
     }
@@ -213,7 +230,10 @@ static int bench_attention(struct bench *b, enum kv_type t, uint32_t n_q, uint32
         snprintf(name, sizeof name, "attn %s %ux%u", t == KV_F16 ? "F16" : "Q8_0", n_q, head_dim);
         team_run(b->team, fill_bytes, b);
         const double values = (double)bytes / (double)b->kv_row_bytes * head_dim;
-        report(b, name, n_q, (double)bytes, 2 * values * n_q, best_seconds(b, attend));
+        double seconds;
+        rc = best_beside_reads(b, attend, &seconds, e);
+        if (!rc)
+            report(b, name, n_q, (double)bytes, 2 * values * n_q, seconds);
     } else {
         rc = err_set(e, WEIR_ENOMEM, "no memory for %zu bytes of keys and values", bytes);
     }
@@ -231,12 +251,10 @@ int bench_kernels(const struct bench_config *c, struct err *e)
     int rc = team_create(&b.team, c->n_threads, true, e);
     if (rc)
         return rc;
-    rc = device_cpu_read_bandwidth(team_size(b.team), c->bytes, c->seconds, &b.read_bytes_per_s, e);
-    if (!rc && !c->json)
-        printf("%s\nkernels at level %s, %u threads, matrices of %u x %u; read bandwidth %.1f GB/s\n\n"
-               "  kernel           tokens     GB/s  of read       Gop/s\n",
-               kernel_cpu_description(), kernel_isa_name(b.k->isa), team_size(b.team), c->rows, c->cols,
-               b.read_bytes_per_s / 1e9);
+    if (!c->json)
+        printf("%s\nkernels at level %s, %u threads, matrices of %u x %u\n\n"
+               "  kernel           tokens     GB/s     read   share      Gop/s\n",
+               kernel_cpu_description(), kernel_isa_name(b.k->isa), team_size(b.team), c->rows, c->cols);
     const uint32_t both[] = {1, PREFILL_TOKENS};
     bool found = !c->type;
     for (size_t n = 0; !rc && n < (c->n_tokens ? 1 : 2); n++) {
