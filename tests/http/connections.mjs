@@ -162,13 +162,14 @@ test('429 with Retry-After when the queue is full', async () => {
 
 test('a stream that waits in the queue begins all the same', async () => {
   const one = await Server.start('--ctx', '4096', '--max-running', '1');
-  const first = one.raw(request('/v1/completions', { ...long, max_tokens: 4000 }));
+  const ahead = Array.from({ length: 12 }, () => one.raw(request('/v1/completions', { ...long, max_tokens: 4000 })));
   await one.running(1);
   const began = Date.now();
   const second = one.raw(request('/v1/completions', { prompt: 'x', max_tokens: 1, stream: true }));
   const head = await second.until((d) => d.includes('\r\n\r\n'), 4000);
   assert.ok(Date.now() - began > 500 && head.includes('text/event-stream') && !head.includes('data: '));
-  first.socket.destroy();
+  for (const c of ahead)
+    c.socket.destroy();
   await second.until((d) => d.includes('[DONE]'));
   second.socket.destroy();
   assert.equal(await one.stop(), 0);
