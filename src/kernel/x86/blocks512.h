@@ -33,16 +33,16 @@ INLINE __m512i load_2x32(const uint8_t *p, size_t stride)
     return _mm512_inserti64x4(v, _mm256_loadu_si256((const void *)(p + stride)), 1);
 }
 
-/* Bits [shift, shift + 16) of the four blocks' 32 high bits, as a mask of 64 bytes. */
-INLINE __mmask64 high_bits(const uint8_t *p, size_t stride, int shift)
+/* The four blocks' 32 high bits: low halves and high halves, each as a mask of 64 bytes. */
+INLINE void high_bits(const uint8_t *p, size_t stride, __mmask64 *lo, __mmask64 *hi)
 {
-    uint64_t mask = 0;
-    for (int b = 0; b < 4; b++) {
-        uint16_t bits;
-        memcpy(&bits, p + (size_t)b * stride + shift / 8, sizeof bits);
-        mask |= (uint64_t)bits << (16 * b);
-    }
-    return mask;
+    int32_t bits[4];
+    for (int b = 0; b < 4; b++)
+        memcpy(&bits[b], p + (size_t)b * stride, sizeof *bits);
+    const __m128i halves = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+    const __m128i sorted = _mm_shuffle_epi8(_mm_setr_epi32(bits[0], bits[1], bits[2], bits[3]), halves);
+    *lo = (__mmask64)_mm_cvtsi128_si64(sorted);
+    *hi = (__mmask64)_mm_extract_epi64(sorted, 1);
 }
 
 /* The group of four blocks at p, as unsigned codes unless is_signed(). */
@@ -67,8 +67,10 @@ INLINE void unpack_group(enum tensor_type t, const uint8_t *p, __m512i *lo, __m5
     *hi = _mm512_and_si512(_mm512_srli_epi16(v, 4), nibble);
     if (t == TENSOR_Q5_0 || t == TENSOR_Q5_1) {
         const __m512i fifth = _mm512_set1_epi8(16);
-        *lo = _mm512_mask_add_epi8(*lo, high_bits(p + codes_at - 4, stride, 0), *lo, fifth);
-        *hi = _mm512_mask_add_epi8(*hi, high_bits(p + codes_at - 4, stride, 16), *hi, fifth);
+        __mmask64 lo_bits, hi_bits;
+        high_bits(p + codes_at - 4, stride, &lo_bits, &hi_bits);
+        *lo = _mm512_mask_add_epi8(*lo, lo_bits, *lo, fifth);
+        *hi = _mm512_mask_add_epi8(*hi, hi_bits, *hi, fifth);
     } else if (t == TENSOR_IQ4_NL || t == TENSOR_MXFP4) {
         __m128i table = _mm_loadu_si128((const void *)(t == TENSOR_MXFP4 ? code_mxfp4 : code_iq4));
         if (t == TENSOR_MXFP4)
