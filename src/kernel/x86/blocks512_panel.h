@@ -165,7 +165,7 @@ INLINE void panel_rows(enum tensor_type t, const struct matmul_args *a, uint32_t
 /* ---- choice ---- */
 
 /* From so many tokens on, transposing a panel costs less than merging sums. */
-#define PANEL_MIN_TOKENS 8
+#define PANEL_MIN_TOKENS 14
 
 INLINE void matmul_blocks(enum tensor_type t, direct_fn direct, const struct matmul_args *a)
 {
