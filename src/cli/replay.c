@@ -1,6 +1,4 @@
 /* `weir replay`: the real scheduler against a trace on simulated devices. */
-#include "base/buf.h"
-#include "base/clock.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "cli/commands.h"
@@ -35,7 +33,7 @@ struct run_row {
 
 /* --- figures ---------------------------------------------------------------------------------------------------- */
 
-enum figure { FIG_TTFT, FIG_ITL, FIG_E2E, FIG_QUEUED };
+enum figure { FIG_TTFT, FIG_ITL, FIG_E2E };
 
 static int by_value(const void *a, const void *b)
 {
@@ -51,7 +49,7 @@ static void quantiles(const struct replay_result *r, enum figure f, const double
     for (uint32_t i = 0; v && i < r->n_requests; i++) {
         const struct replay_request *p = &r->requests[i];
         if (p->state == REPLAY_DONE)
-            v[k++] = f == FIG_TTFT ? p->ttft_s : f == FIG_ITL ? p->mean_itl_s : f == FIG_E2E ? p->e2e_s : p->queued_s;
+            v[k++] = f == FIG_TTFT ? p->ttft_s : f == FIG_ITL ? p->mean_itl_s : p->e2e_s;
     }
     if (k)
         qsort(v, k, sizeof *v, by_value);
@@ -171,6 +169,8 @@ static json_t *run_json(const struct run_row *row, const struct replay_config *c
     json_object_set_new(o, "busy_share", json_real(s.busy_share));
     json_object_set_new(o, "simulated_s", json_real(r->end_s));
     json_object_set_new(o, "preemptions", json_integer((json_int_t)r->sched.n_preemptions));
+    json_object_set_new(o, "step_prediction_error",
+                        json_real(r->sched.prediction.abs_sum / fmax(1, (double)r->sched.prediction.n)));
     json_object_set_new(o, "steps", json_integer((json_int_t)r->n_steps));
     json_object_set_new(o, "series", series_json(r, bandwidth, compute));
     return o;
@@ -274,7 +274,6 @@ static int make_replica(const struct replay_args *a, const struct shape *shape, 
                        devices * p.attain_compute * p.ops_per_s[profile_compute_type(shape_compute_type(a->weights))],
                    .fixed_s = p.step_overhead_s + shape->n_layer * p.layer_overhead_s,
                    .confidence = 1},
-        .kv_chunk_bytes = chunk_bytes,
     };
     /* The scheduler knows the data sheet and has to find out what the device really does. */
     out->sched.device = out->device;
@@ -334,11 +333,9 @@ static int run_all(const struct replay_args *a, struct replay_config *c, struct 
                 void *out;
             } label = {.in = policies[k]};
             c->user = label.out;
-            double start_s = clock_monotonic_s();
             int fail = replay_run(c, &row->result, e);
             if (fail)
                 return fail;
-            row->result.wall_s = clock_monotonic_s() - start_s;
             ++*n_rows;
         }
     }

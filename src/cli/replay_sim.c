@@ -12,8 +12,7 @@
 struct live {
     uint64_t *hashes; /* of all full chunks of prompt and output */
     uint32_t n_out;   /* tokens produced */
-    double last_token_s, first_token_s, first_run_s;
-    float max_gap_s;
+    double last_token_s, first_token_s;
 };
 
 /* A request that arrives when another has ended. */
@@ -30,7 +29,6 @@ struct replica {
     bool running;
     double step_end_s, step_s;
     struct traffic_cost cost;
-    uint64_t used_tokens; /* in active chunks, of the plan's sequences */
 };
 
 struct sim {
@@ -161,8 +159,6 @@ static void ended(struct sim *s, uint32_t i, enum replay_state state, enum sched
     if (state == REPLAY_DONE) {
         q->ttft_s = (float)(l->first_token_s - q->arrival_s);
         q->e2e_s = (float)(l->last_token_s - q->arrival_s);
-        q->queued_s = (float)(l->first_run_s - q->arrival_s);
-        q->max_gap_s = l->max_gap_s;
         q->mean_itl_s = l->n_out > 1 ? (float)((l->last_token_s - l->first_token_s) / (l->n_out - 1)) : 0;
     }
     free(l->hashes);
@@ -198,7 +194,6 @@ static void arrive(struct sim *s, uint32_t i)
     struct replica *rep = choose_replica(s);
     const struct sched_config *sc = &s->c->replicas[rep - s->replicas].sched;
     q->arrival_s = s->now_s;
-    q->replica = (uint8_t)(rep - s->replicas);
     point_at(s->r, s->now_s)->arrived += 1;
 
     uint32_t n_chunks = (t->n_prompt + t->n_output) / sc->chunk_tokens;
@@ -222,7 +217,6 @@ static void arrive(struct sim *s, uint32_t i)
         sr.max_new_tokens = sc->max_context - t->n_prompt;
     struct sched_event refusal = {0};
     if (sched_submit(rep->sched, &sr, s->now_s, &refusal)) {
-        q->retry_after_s = (float)refusal.retry_after_s;
         point_at(s->r, s->now_s)->refused += 1;
         ended(s, i, REPLAY_REFUSED, refusal.reason);
     }
@@ -240,16 +234,12 @@ static void start_step(struct sim *s, struct replica *rep)
     if (!sched_plan(rep->sched, s->now_s, &rep->plan))
         return;
     struct traffic_load load = rep->plan.padding;
-    rep->used_tokens = 0;
-    uint64_t chunks = 0;
+    uint64_t chunks = 0, used_tokens = 0;
     for (uint32_t k = 0; k < rep->plan.n_seqs; k++) {
         const struct plan_seq *ps = &rep->plan.seqs[k];
         traffic_add(&load, &s->c->model, ps->n_past, ps->n_tokens, ps->samples ? 1 : 0);
-        rep->used_tokens += ps->n_past + ps->n_tokens;
+        used_tokens += ps->n_past + ps->n_tokens;
         chunks += ps->n_chunks;
-        struct live *l = &s->live[ps->id - 1];
-        if (l->first_run_s < 0)
-            l->first_run_s = s->now_s;
     }
     traffic_cost(&s->c->model, &load, &rep->cost);
     double t = calibrate_predict_s(&rep->device, &load);
@@ -262,7 +252,7 @@ static void start_step(struct sim *s, struct replica *rep)
     rep->step_end_s = s->now_s + t;
     uint64_t room = chunks * s->c->replicas[rep - s->replicas].sched.chunk_tokens;
     s->r->held_chunk_s += t * (double)room;
-    s->r->waste_chunk_s += t * (double)(room - rep->used_tokens);
+    s->r->waste_chunk_s += t * (double)(room - used_tokens);
 }
 
 static void note_token(struct sim *s, struct live *l)
@@ -272,7 +262,6 @@ static void note_token(struct sim *s, struct live *l)
     } else {
         double gap = s->now_s - l->last_token_s;
         note_gap(&s->r->gaps, gap);
-        l->max_gap_s = fmaxf(l->max_gap_s, (float)gap);
     }
     l->last_token_s = s->now_s;
 }
@@ -281,10 +270,8 @@ static void take_events(struct sim *s, struct replica *rep)
 {
     struct sched_event ev;
     while (sched_next_event(rep->sched, &ev)) {
-        if (ev.state == SCHED_REFUSED) {
-            s->r->requests[ev.id - 1].retry_after_s = (float)ev.retry_after_s;
+        if (ev.state == SCHED_REFUSED)
             point_at(s->r, s->now_s)->refused += 1;
-        }
         ended(s, (uint32_t)(ev.id - 1),
               ev.state == SCHED_FINISHED  ? REPLAY_DONE
               : ev.state == SCHED_REFUSED ? REPLAY_REFUSED
@@ -315,20 +302,11 @@ static void end_step(struct sim *s, struct replica *rep)
             rep->outcomes[k].n_chunk_hashes = t->n_prompt / chunk_tokens;
     }
     double bytes = traffic_bytes(&rep->cost);
-    if (rep->plan.predicted_s > 0) {
-        double error = rep->plan.predicted_s / rep->step_s - 1;
-        r->prediction.n++;
-        r->prediction.abs_sum += fabs(error);
-        r->prediction.signed_sum += error;
-    }
     struct replay_point *p = point_at(r, s->now_s);
     p->bytes += bytes;
     p->flops += traffic_flops(&rep->cost);
     r->busy_s += rep->step_s;
     r->bytes += bytes;
-    r->weight_bytes += rep->cost.weight_bytes;
-    r->kv_read_bytes += rep->cost.kv_read_bytes;
-    r->kv_write_bytes += rep->cost.kv_write_bytes;
     r->flops += traffic_flops(&rep->cost);
     r->n_steps++;
     rep->running = false;
@@ -392,7 +370,6 @@ static int setup(struct sim *s)
     if (!s->r->requests || !s->live || !s->heap || !s->first_follower || !s->next_follower || !s->replicas)
         return err_set(s->e, WEIR_ENOMEM, "no memory to replay %u requests", n);
     for (uint32_t i = n; i--;) {
-        s->live[i].first_run_s = -1;
         uint32_t after = c->trace->requests[i].after;
         if (after) {
             s->next_follower[i] = s->first_follower[after - 1];
@@ -428,6 +405,8 @@ static void sum_stats(struct sched_stats *sum, const struct sched_stats *x)
     sum->prefix_hit_tokens += x->prefix_hit_tokens;
     sum->n_evicted_chunks += x->n_evicted_chunks;
     sum->n_steps += x->n_steps;
+    sum->prediction.n += x->prediction.n;
+    sum->prediction.abs_sum += x->prediction.abs_sum;
 }
 
 int replay_run(const struct replay_config *c, struct replay_result *out, struct err *e)
@@ -453,7 +432,6 @@ int replay_run(const struct replay_config *c, struct replay_result *out, struct 
     for (uint32_t i = 0; s.live && i < c->trace->n_requests; i++)
         free(s.live[i].hashes);
     assert(s.failed || s.n_ended == c->trace->n_requests);
-    out->prompt_tokens = out->sched.prompt_tokens;
     free(s.replicas);
     free(s.live);
     free(s.heap);

@@ -25,7 +25,6 @@ struct replay_replica {
     const char *name;
     struct sched_config sched;
     struct calibrate_prior device; /* what the simulated device really does */
-    double kv_chunk_bytes;
 };
 
 struct replay_slo {
@@ -51,11 +50,9 @@ struct replay_config {
 enum replay_state { REPLAY_PENDING, REPLAY_DONE, REPLAY_REFUSED, REPLAY_FAILED };
 
 struct replay_request {
-    float ttft_s, mean_itl_s, max_gap_s, e2e_s, queued_s; /* of finished ones */
-    float retry_after_s;                                  /* of refused ones */
+    float ttft_s, mean_itl_s, e2e_s; /* of finished ones */
     double arrival_s;
     uint8_t state, reason;
-    uint8_t replica;
 };
 
 /* Percentiles of every gap between two tokens of a request, from a histogram with 2 % wide buckets. */
@@ -74,15 +71,12 @@ struct replay_result {
     struct replay_gaps gaps;
     struct replay_point series[REPLAY_SERIES];
     uint32_t n_series;
-    double series_span_s;                                                     /* of one point */
-    double end_s;                                                             /* when the last request ended */
-    double busy_s, bytes, weight_bytes, kv_read_bytes, kv_write_bytes, flops; /* over all replicas */
+    double series_span_s;               /* of one point */
+    double end_s;                       /* when the last request ended */
+    double busy_s, bytes, flops;        /* over all replicas */
     double waste_chunk_s, held_chunk_s; /* integral of the unused part of active chunks, and of active chunks */
-    uint64_t n_steps, prompt_tokens, generated_tokens;
+    uint64_t n_steps, generated_tokens;
     struct sched_stats sched; /* summed over replicas */
-    struct calibrate_errors
-        prediction; /* the scheduler's predicted step times against the device's, where it predicts */
-    double wall_s;  /* that the simulation took: filled by the caller, who may read clocks */
 };
 
 int replay_run(const struct replay_config *c, struct replay_result *out, struct err *e);

@@ -64,8 +64,8 @@ static void on_event(const struct gen_event *ev)
         t->finish = ev->finish;
         if (ev->finish == FINISH_REFUSED)
             snprintf(t->error, sizeof t->error, "%s",
-                     ev->refusal.reason == SCHED_REFUSED_QUEUE_FULL ? "the queue is full"
-                                                                    : "the text does not fit the context");
+                     ev->refusal.reason == SCHED_REFUSED_LATE ? "the first token would come later than --ttft-limit"
+                                                              : "the text does not fit the context");
         else if (ev->finish == FINISH_FAILED)
             snprintf(t->error, sizeof t->error, "%s", ev->error ? ev->error : "the device failed");
     }
