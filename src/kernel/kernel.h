@@ -2,7 +2,7 @@
  *
  * ref/ is the specification in plain C; x86/NAME_avx2.c, _avx512.c, _vnni.c, _bf16.c, ... replace entries where the
  * machine has the instructions. WEIR_ISA (ref|avx2|avx512|vnni|bf16|amx) caps the level, for tests and comparison.
- * Every kernel is checked against ref/ at each level by tests/test_kernels.c.
+ * Every kernel is checked against ref/ at each level by tests/test_kernels.c, test_kernel_rows.c and test_attention.c.
  *
  * Kernels are pure: they read and write what their arguments say, take no locks, allocate nothing, keep no state; any
  * number of threads may run them on disjoint outputs. Sizes are elements unless a name ends in _bytes. Inputs are
