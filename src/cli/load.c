@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "cli/policy.h"
 #include "model/forward.h"
 #include "model/gguf.h"
 #include "model/model.h"
@@ -228,7 +229,7 @@ static int start_engine(struct loaded *l, const struct load_config *c, struct er
                   .max_queued = c->max_queued,
                   .max_step_tokens = c->max_step_tokens > c->max_running ? c->max_step_tokens : c->max_running,
                   .prefix_cache = !c->no_prefix_cache,
-                  .policy = c->policy,
+                  .pipeline = &l->policy,
                   .itl_target_s = c->itl_target_s,
                   .ttft_limit_s = c->ttft_limit_s,
                   .bandwidth_limit = c->bandwidth_limit},
@@ -245,7 +246,9 @@ int load_open(struct loaded *l, const struct load_config *c, struct err *e)
 {
     *l = (struct loaded){0};
     double began = clock_monotonic_s();
-    int r = open_model(l, c, e);
+    int r = policy_open(&l->policy, c->policy, e);
+    if (!r)
+        r = open_model(l, c, e);
     if (!r)
         r = open_template(l, c, e);
     if (!r)

@@ -19,7 +19,7 @@ struct load_config {
     uint32_t context;       /* tokens; 0: the model's, or what the KV memory holds */
     uint32_t max_running, max_queued, max_step_tokens, chunk_tokens;
     bool no_prefix_cache;
-    const char *policy; /* "weir", "fcfs", or a baseline */
+    const char *policy; /* "weir", "fcfs", a baseline, or a file */
     double itl_target_s, ttft_limit_s, bandwidth_limit;
     const char *log_level, *log_format;
     bool quiet; /* no progress on stderr */
@@ -52,7 +52,7 @@ void load_config_default(struct load_config *c);
         OPTION("no-prefix-cache", OPT_FLAG, &(c)->no_prefix_cache, NULL, "do not share and keep equal prefixes"),      \
         OPTIONS_TITLE("Scheduling"),                                                                                   \
         OPTION("policy", OPT_STR, &(c)->policy, "NAME",                                                                \
-               "weir, or fcfs, vllm, contiguous, static, compute-first (default weir)"),                               \
+               "weir, or fcfs, vllm, contiguous, static, compute-first, or a file (default weir)"),                    \
         OPTION("itl-target", OPT_F64, &(c)->itl_target_s, "S",                                                         \
                "inter-token time that running requests keep while prompts are prefilled (default 0.1)", .min = 1e-4),  \
         OPTION("ttft-limit", OPT_F64, &(c)->ttft_limit_s, "S",                                                         \
@@ -73,6 +73,7 @@ struct loaded {
     struct chat_template *chat;    /* NULL if the model has none */
     bool template_knows_developer; /* its text mentions that role */
     struct engine *engine;
+    struct sched_policy policy;
     struct engine_config config; /* as it was used: sched.n_chunks, sched.max_context, ... */
     size_t kv_bytes;
     double seconds;

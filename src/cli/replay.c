@@ -3,6 +3,7 @@
 #include "base/mem.h"
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "cli/policy.h"
 #include "cli/replay_sim.h"
 #include "device/profile.h"
 #include "model/shape.h"
@@ -26,7 +27,7 @@ struct replay_args {
 };
 
 struct run_row {
-    const char *policy;
+    struct sched_policy policy;
     double rate_scale;
     struct replay_result result;
 };
@@ -118,8 +119,8 @@ static void print_table(const struct run_row *rows, int n, const struct replay_c
         summarise(&rows[i], c, &s);
         printf(
             "%-14s %5.2fx %9.3f %6.1f%% %9.0f %8.2f %8.2f %8.1f %8.1f %8.1f %6.1f%% %6.2f%% %6.1f%% %5.1f%% %5.1f%%\n",
-            rows[i].policy, rows[i].rate_scale, s.goodput_per_s, 100 * s.good_share, s.output_tokens_per_s, s.ttft[0],
-            s.ttft[2], 1e3 * s.itl[0], 1e3 * s.itl[2], 1e3 * s.gap_p99_s, 100 * s.refused_share,
+            rows[i].policy.name, rows[i].rate_scale, s.goodput_per_s, 100 * s.good_share, s.output_tokens_per_s,
+            s.ttft[0], s.ttft[2], 1e3 * s.itl[0], 1e3 * s.itl[2], 1e3 * s.gap_p99_s, 100 * s.refused_share,
             100 * s.recomputed_share, 100 * s.prefix_hit_share, 100 * s.waste_share, 100 * s.bandwidth_utilisation);
     }
     printf("\ngood: first token within %g s and mean inter-token time within %g ms. gap: between any two tokens.\n"
@@ -158,7 +159,7 @@ static json_t *run_json(const struct run_row *row, const struct replay_config *c
         bandwidth += c->replicas[i].device.bytes_per_s;
         compute += c->replicas[i].device.matmul_flops_per_s;
     }
-    json_t *o = json_pack("{s:s,s:f,s:f,s:f,s:f,s:f,s:o,s:o,s:o,s:f,s:f,s:f,s:f,s:f}", "policy", row->policy,
+    json_t *o = json_pack("{s:s,s:f,s:f,s:f,s:f,s:f,s:o,s:o,s:o,s:f,s:f,s:f,s:f,s:f}", "policy", row->policy.name,
                           "rate_scale", row->rate_scale, "goodput_per_s", s.goodput_per_s, "good_share", s.good_share,
                           "requests_per_s", s.requests_per_s, "output_tokens_per_s", s.output_tokens_per_s, "ttft_s",
                           three(s.ttft), "mean_itl_s", three(s.itl), "e2e_s", three(s.e2e), "gap_p99_s", s.gap_p99_s,
@@ -325,15 +326,13 @@ static int run_all(const struct replay_args *a, struct replay_config *c, struct 
             return err_set(e, WEIR_EINVAL, "--rate-scale takes positive numbers, not '%s'", rates[i]);
         for (int k = 0; k < n_policies; k++) {
             struct run_row *row = &rows[*n_rows];
-            *row = (struct run_row){.policy = policies[k], .rate_scale = c->rate_scale};
+            *row = (struct run_row){.rate_scale = c->rate_scale};
+            int fail = policy_open(&row->policy, policies[k], e);
             for (uint32_t j = 0; j < c->n_replicas; j++)
-                replicas[j].sched.policy = policies[k];
-            union {
-                const char *in;
-                void *out;
-            } label = {.in = policies[k]};
-            c->user = label.out;
-            int fail = replay_run(c, &row->result, e);
+                replicas[j].sched.pipeline = &row->policy;
+            c->user = row->policy.name;
+            if (!fail)
+                fail = replay_run(c, &row->result, e);
             if (fail)
                 return fail;
             ++*n_rows;
@@ -450,7 +449,7 @@ int cmd_replay(int argc, char **argv)
                .min = 0.01, .max = 1),
         OPTIONS_TITLE("Scheduling"),
         OPTION("policy", OPT_STR, &a.policies, "LIST",
-               "weir, fcfs, vllm, contiguous, static, compute-first (default weir,vllm)"),
+               "weir, fcfs, vllm, contiguous, static, compute-first, files (default weir,vllm)"),
         OPTION("bandwidth-limit", OPT_F64, &a.bandwidth_limit, "F",
                "share of the inter-token target that weir plans to use (default 0.8)", .max = 1),
         OPTION("max-running", OPT_U32, &a.max_running, "N", "sequences in a step (default 256)", .min = 1,

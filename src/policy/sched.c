@@ -10,55 +10,6 @@
 #define REFUSE_AT_ARRIVAL 1.5 /* times the limit: who may still make it waits, and is refused when it is certain */
 #define DEFAULT_BANDWIDTH_LIMIT 0.8 /* of what was measured: the rest is for what was predicted wrongly */
 
-static const struct stage weir_stages[] = {
-    {"expire", stage_expire},
-    {"admit-bandwidth", stage_admit_bandwidth},
-    {"time-budget", stage_time_budget},
-    {"batch", stage_batch},
-};
-static const struct stage fcfs_stages[] = {
-    {"admit", stage_admit},
-    {"batch", stage_batch},
-};
-static const struct stage vllm_stages[] = {
-    {"batch", stage_batch},
-    {"admit-waiting", stage_admit_waiting},
-};
-static const struct stage contiguous_stages[] = {
-    {"admit-regions", stage_admit_regions},
-    {"batch", stage_batch},
-};
-static const struct stage static_stages[] = {
-    {"admit-whole-batch", stage_admit_whole_batch},
-    {"batch", stage_batch},
-    {"pad", stage_pad},
-};
-static const struct stage compute_first_stages[] = {
-    {"admit-slots", stage_admit_slots},
-    {"batch-prefill-first", stage_batch_prefill_first},
-};
-
-#define PIPELINE(name_, stages_, ...)                                                                                  \
-    {                                                                                                                  \
-        .name = (name_), .stages = (stages_), .n_stages = sizeof(stages_) / sizeof *(stages_), ##__VA_ARGS__           \
-    }
-static const struct pipeline pipelines[] = {
-    PIPELINE("weir", weir_stages, .needs_model = true),
-    PIPELINE("fcfs", fcfs_stages),
-    PIPELINE("vllm", vllm_stages),
-    PIPELINE("contiguous", contiguous_stages, .no_sharing = true),
-    PIPELINE("static", static_stages, .no_sharing = true),
-    PIPELINE("compute-first", compute_first_stages),
-};
-
-static const struct pipeline *find_pipeline(const char *name)
-{
-    for (size_t i = 0; i < sizeof pipelines / sizeof *pipelines; i++)
-        if (strcmp(pipelines[i].name, name) == 0)
-            return &pipelines[i];
-    return NULL;
-}
-
 /* Life. */
 
 static int check_range(const char *field, uint32_t value, uint32_t min, uint32_t max, struct err *e)
@@ -66,11 +17,6 @@ static int check_range(const char *field, uint32_t value, uint32_t min, uint32_t
     if (value >= min && value <= max)
         return 0;
     return err_set(e, WEIR_EINVAL, "scheduler: %s is %u, it must be %u to %u", field, value, min, max);
-}
-
-static const char *policy_name(const struct sched_config *c)
-{
-    return c->policy ? c->policy : c->has_model ? "weir" : "fcfs";
 }
 
 static int check_config(const struct sched_config *c, struct err *e)
@@ -88,14 +34,22 @@ static int check_config(const struct sched_config *c, struct err *e)
         rc = check_range("max_queued", c->max_queued, 1, 1u << 24, e);
     if (!rc)
         rc = check_range("max_context", c->max_context, 2, 1u << 30, e);
-    const struct pipeline *p = find_pipeline(policy_name(c));
-    if (!rc && !p)
-        rc = err_set(
-            e, WEIR_EINVAL,
-            "scheduler: no policy is called \"%s\"; there are weir, fcfs, vllm, contiguous, static, compute-first",
-            c->policy);
-    if (!rc && p->needs_model && !c->has_model)
-        rc = err_set(e, WEIR_EINVAL, "scheduler: the policy \"%s\" needs a traffic model", p->name);
+    return rc;
+}
+
+static int set_pipeline(struct sched *s, const struct sched_config *c, struct err *e)
+{
+    struct sched_policy named;
+    const struct sched_policy *p = c->pipeline;
+    if (!p) {
+        const char *name = c->policy ? c->policy : c->has_model ? "weir" : "fcfs";
+        if (sched_policy_find(name, &named, e))
+            return WEIR_EINVAL;
+        p = &named;
+    }
+    int rc = pipeline_init(&s->pipeline, p, e);
+    if (!rc && (s->pipeline.traits & NODE_NEEDS_MODEL) && !c->has_model)
+        rc = err_set(e, WEIR_EINVAL, "scheduler: the policy \"%s\" needs a traffic model", s->pipeline.name);
     return rc;
 }
 
@@ -134,9 +88,14 @@ int sched_create(struct sched **out, const struct sched_config *c, struct err *e
     if (!s)
         return err_set(e, WEIR_ENOMEM, "no memory for a scheduler");
     s->config = *c;
-    s->pipeline = find_pipeline(policy_name(c));
-    s->config.policy = s->pipeline->name;
-    if (s->pipeline->no_sharing)
+    rc = set_pipeline(s, c, e);
+    if (rc) {
+        free(s);
+        return rc;
+    }
+    s->config.policy = s->pipeline.name;
+    s->config.pipeline = NULL;
+    if (s->pipeline.traits & NODE_NO_SHARING)
         s->config.prefix_cache = false;
     if (!(c->itl_target_s > 0))
         s->config.itl_target_s = DEFAULT_ITL_TARGET_S;
@@ -231,7 +190,8 @@ int sched_submit(struct sched *s, const struct sched_request *r, double now_s, s
         .submitted_s = now_s,
         .key = r->key,
     };
-    if (s->pipeline->needs_model && c->ttft_limit_s > 0 && forecast_wait_s(s, &q) > REFUSE_AT_ARRIVAL * c->ttft_limit_s)
+    if ((s->pipeline.traits & NODE_REFUSES_LATE) && c->ttft_limit_s > 0 &&
+        forecast_wait_s(s, &q) > REFUSE_AT_ARRIVAL * c->ttft_limit_s)
         return refuse(s, refusal, WEIR_EBUSY, SCHED_REFUSED_LATE);
     q.arrival = s->n_arrivals++;
     uint32_t slot = s->unused.first;
@@ -268,8 +228,8 @@ bool sched_plan(struct sched *s, double now_s, struct plan *out)
     s->padding = (struct traffic_load){0};
     s->plan_preempted = false;
     struct draft d = {0};
-    for (uint32_t i = 0; i < s->pipeline->n_stages; i++)
-        s->pipeline->stages[i].run(s, &d);
+    for (uint32_t i = 0; i < s->pipeline.n_nodes; i++)
+        s->pipeline.nodes[i]->run(s, &d);
     if (s->n_queued == 0 && s->running.n == 0)
         return false;      /* all that waited were refused */
     assert(s->n_plan > 0); /* the oldest can always go on, or waits for one that goes on */

@@ -17,7 +17,7 @@
  * The scheduler never sees text or tokens: only lengths, and a chain hash for each full chunk (policy/prefix.h), so
  * that the same object runs on traces.
  *
- * Policies are pipelines of stages (design: nodes), chosen by name:
+ * Policies are pipelines of nodes (docs/policies.md), chosen by name, or lists of nodes of one's own:
  *
  *   weir           counts bytes and seconds (needs a traffic model): requests that cannot meet their TTFT limit any
  * more are refused; a request is admitted if, at the future peak of the predicted lengths of all that run
@@ -48,6 +48,20 @@
 
 struct sched; /* opaque */
 
+/* A pipeline by the names of its nodes, in the order in which they run. */
+#define SCHED_MAX_NODES 16
+#define SCHED_MAX_NAME 32
+struct sched_policy {
+    char name[SCHED_MAX_NAME];
+    char nodes[SCHED_MAX_NODES][SCHED_MAX_NAME]; /* up to the first empty one */
+};
+
+/* The built-in policy of that name; WEIR_ENOTFOUND with a message that lists them. */
+int sched_policy_find(const char *name, struct sched_policy *out, struct err *e);
+
+/* WEIR_EINVAL says what is wrong: an unknown node, one listed twice, a value that nobody gives or takes. */
+int sched_policy_check(const struct sched_policy *p, bool *needs_model, struct err *e);
+
 struct sched_config {
     uint32_t chunk_tokens;     /* tokens a KV chunk holds */
     uint32_t n_chunks;         /* of the pool */
@@ -57,7 +71,8 @@ struct sched_config {
     uint32_t max_step_outputs; /* rows in a step whose logits are wanted, >= max_running; 0: as many as rows */
     uint32_t max_context;      /* prompt + output tokens of one sequence */
     bool prefix_cache;         /* share and keep chunks of equal prefixes */
-    const char *policy;        /* name of the pipeline; NULL: weir if has_model, else fcfs */
+    const char *policy;        /* name of a built-in pipeline; NULL: weir if has_model, else fcfs */
+    const struct sched_policy *pipeline; /* or this one, if not NULL; read at creation only */
 
     /* What steps move and how fast the device is believed to be; fitted to the steps' seconds from then on. */
     bool has_model;

@@ -63,16 +63,26 @@ struct draft {
     struct traffic_load load; /* decided so far, all decoding sequences included; with a traffic model */
 };
 
-struct stage {
+/* What a node says of itself besides its wiring. */
+enum node_trait {
+    NODE_NEEDS_MODEL = 1,  /* it counts bytes and seconds: needs a traffic model */
+    NODE_REFUSES_LATE = 2, /* requests are refused at arrival too when their first token would come too late */
+    NODE_NO_SHARING = 4,   /* sequences share no chunks */
+};
+
+/* One stage: a function of the scheduler's state and the draft, registered in pipeline.c. */
+struct node {
     const char *name;
     void (*run)(struct sched *s, struct draft *d);
+    uint32_t takes, uses, gives; /* sets of values (pipeline.c) */
+    uint32_t traits;
 };
 
 struct pipeline {
-    const char *name;
-    const struct stage *stages;
-    uint32_t n_stages;
-    bool needs_model, no_sharing;
+    char name[SCHED_MAX_NAME];
+    const struct node *nodes[SCHED_MAX_NODES];
+    uint32_t n_nodes;
+    uint32_t traits; /* of all its nodes */
 };
 
 /* How fast the queue drains: departures within a decaying window. */
@@ -93,7 +103,7 @@ struct forecast {
 
 struct sched {
     struct sched_config config;
-    const struct pipeline *pipeline;
+    struct pipeline pipeline;
     double now_s;
 
     struct seq *seqs; /* [n_slots] */
@@ -157,6 +167,9 @@ void kv_extend(struct sched *s, struct seq *q, uint32_t n_chunks);
 void kv_publish(struct sched *s, struct seq *q, uint32_t index);
 void kv_release(struct sched *s, struct seq *q);
 void kv_drop(struct sched *s, uint32_t chunk);
+
+/* pipeline.c: which nodes run, in which order. WEIR_EINVAL says what is wrong with the wiring. */
+int pipeline_init(struct pipeline *p, const struct sched_policy *policy, struct err *e);
 
 /* admission.c, bandwidth.c, baselines.c, batch.c: the stages. */
 void stage_admit(struct sched *s, struct draft *d);
