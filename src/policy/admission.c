@@ -26,6 +26,7 @@ void admit_next(struct sched *s)
     struct seq *q = &s->seqs[s->queue[0]];
     if (q->n_preemptions == 0) {
         s->stats.prefix_query_tokens += q->n_prompt;
+        s->stats.n_admitted++;
         drain_note(&s->drain, s->now_s);
     }
     seq_start(s, s->queue[0]);

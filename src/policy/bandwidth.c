@@ -232,8 +232,8 @@ void stage_expire(struct sched *s, struct draft *d)
 
 /* --- admission -------------------------------------------------------------------------------------------------- */
 
-/* Would the peak of memory and the step at that peak stay within bounds with q? */
-static bool admits(const struct sched *s, const struct seq *q)
+/* Would the peak of memory and the step at that peak stay within bounds with q? If not, what it waits for is noted. */
+static bool admits(struct sched *s, const struct seq *q)
 {
     uint32_t n_idle, n_ready = kv_count_ready(s, q, &n_idle), chunk_tokens = s->config.chunk_tokens;
     struct peak_seq p = {.id = q->id,
@@ -251,6 +251,7 @@ static bool admits(const struct sched *s, const struct seq *q)
     if (needed + s->running.n / 4 > kv_available(s))
         return false;
     double positions = (double)(peak + n_ready - n_idle) * chunk_tokens;
+    s->stats.waiting_for = SCHED_WAIT_BANDWIDTH;
     return decode_step_s(s, s->running.n + 1, positions) <= s->config.bandwidth_limit * target_s(s);
 }
 
@@ -261,8 +262,11 @@ void stage_admit_bandwidth(struct sched *s, struct draft *d)
     s->forecast.blocked = false;
     while (s->n_queued > 0 && s->running.n < s->config.max_running) {
         const struct seq *q = &s->seqs[s->queue[0]];
-        if (n_rows >= s->config.max_step_tokens)
+        if (n_rows >= s->config.max_step_tokens) {
+            s->stats.waiting_for = SCHED_WAIT_PREFILL;
             return; /* it could not begin now: better it waits where it can still be refused or overtaken */
+        }
+        s->stats.waiting_for = SCHED_WAIT_KV;
         if (s->running.n > 0 && !admits(s, q)) {
             s->forecast.blocked = true;
             return;

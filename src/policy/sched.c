@@ -148,12 +148,15 @@ void sched_destroy(struct sched *s)
 static void advance(struct sched *s, double now_s)
 {
     assert(now_s >= s->now_s || s->stats.n_submitted == 0);
+    if (s->n_queued > 0)
+        s->stats.waited_s[s->stats.waiting_for] += now_s - s->now_s;
     s->now_s = now_s;
 }
 
 static int refuse(struct sched *s, struct sched_event *refusal, int code, enum sched_reason reason)
 {
     s->stats.n_refused++;
+    s->stats.n_refused_by[reason]++;
     refusal->reason = reason;
     if (reason == SCHED_REFUSED_QUEUE_FULL || reason == SCHED_REFUSED_LATE)
         refusal->retry_after_s = drain_retry_after(&s->drain, s->n_queued, s->now_s);
@@ -227,9 +230,14 @@ bool sched_plan(struct sched *s, double now_s, struct plan *out)
     s->n_plan = s->n_copies = s->n_plan_tokens = 0;
     s->padding = (struct traffic_load){0};
     s->plan_preempted = false;
+    s->stats.waiting_for = SCHED_WAIT_KV; /* unless a node knows better */
     struct draft d = {0};
     for (uint32_t i = 0; i < s->pipeline.n_nodes; i++)
         s->pipeline.nodes[i]->run(s, &d);
+    if (s->n_queued == 0)
+        s->stats.waiting_for = SCHED_WAIT_STEP;
+    else if (s->running.n == s->config.max_running)
+        s->stats.waiting_for = SCHED_WAIT_SLOTS;
     if (s->n_queued == 0 && s->running.n == 0)
         return false;      /* all that waited were refused */
     assert(s->n_plan > 0); /* the oldest can always go on, or waits for one that goes on */

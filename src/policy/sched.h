@@ -106,6 +106,17 @@ enum sched_reason {
     SCHED_REFUSED_QUEUE_FULL, /* retry_after_s says when */
     SCHED_REFUSED_LATE,       /* its first token would come after ttft_limit_s; retry_after_s says when to try again */
     SCHED_FAILED_DEVICE,      /* the step that it was in failed */
+    SCHED_N_REASONS,
+};
+
+/* What the head of the queue waits for, and with it everybody behind. */
+enum sched_wait {
+    SCHED_WAIT_STEP,      /* the next plan */
+    SCHED_WAIT_SLOTS,     /* max_running */
+    SCHED_WAIT_KV,        /* chunks, now or at the predicted peak */
+    SCHED_WAIT_BANDWIDTH, /* the bandwidth limit at the predicted peak */
+    SCHED_WAIT_PREFILL,   /* earlier prompts fill the step */
+    SCHED_N_WAITS,
 };
 
 struct sched_event {
@@ -161,7 +172,11 @@ struct sched_stats {
     uint64_t prompt_tokens, generated_tokens, recomputed_tokens;
     uint64_t prefix_query_tokens, prefix_hit_tokens;
     uint64_t n_evicted_chunks, n_steps;
-    double step_s;                      /* sum of the steps' seconds */
+    double step_s;       /* sum of the steps' seconds */
+    uint64_t n_admitted; /* started for the first time */
+    uint64_t n_refused_by[SCHED_N_REASONS];
+    enum sched_wait waiting_for;        /* as of the last plan */
+    double waited_s[SCHED_N_WAITS];     /* time in which the head of the queue waited for each */
     struct calibrate_errors prediction; /* predicted against measured step times */
 };
 
@@ -180,6 +195,26 @@ void sched_cancel(struct sched *s, uint64_t id, double now_s);
 /* False when there is nothing to run now, which is when nothing is queued or running. */
 bool sched_plan(struct sched *s, double now_s, struct plan *out);
 void sched_commit(struct sched *s, const struct plan *p, const struct sched_outcome *o, double now_s);
+
+/* What is inside, for people to look at. Between calls that change it. */
+struct sched_seq_view {
+    uint64_t id;
+    uint32_t n_prompt, n_tokens, n_past, max_tokens; /* n_tokens: known; n_past: in its chunks */
+    uint32_t n_cached, n_chunks, n_preemptions;
+    int32_t priority;
+    double submitted_s;
+};
+
+/* Running sequences, or waiting ones, in order of service: the first `max`; returns how many. O(all of them). */
+uint32_t sched_view_running(const struct sched *s, struct sched_seq_view *out, uint32_t max);
+uint32_t sched_view_queue(const struct sched *s, struct sched_seq_view *out, uint32_t max);
+
+/* Owners of every stride-th chunk, from chunk 0 on, into out [ceil(n_chunks / stride)]: the place of the running
+ * sequence in the order above (up to INT16_MAX), or one of these. O(chunks in use). */
+#define SCHED_CHUNK_CACHED (-1)
+#define SCHED_CHUNK_FREE (-2)
+#define SCHED_CHUNK_SHARED (-3) /* by several running sequences */
+uint32_t sched_view_chunks(const struct sched *s, uint32_t stride, int16_t *out);
 
 bool sched_next_event(struct sched *s, struct sched_event *out);
 void sched_stats(const struct sched *s, struct sched_stats *out);

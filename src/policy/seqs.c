@@ -146,4 +146,5 @@ void seq_end(struct sched *s, uint32_t slot, enum sched_state state, enum sched_
     s->stats.n_cancelled += state == SCHED_CANCELLED;
     s->stats.n_failed += state == SCHED_FAILED;
     s->stats.n_refused += state == SCHED_REFUSED;
+    s->stats.n_refused_by[reason] += state == SCHED_REFUSED;
 }
