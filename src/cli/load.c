@@ -235,6 +235,8 @@ static int start_engine(struct loaded *l, const struct load_config *c, struct er
                   .bandwidth_limit = c->bandwidth_limit},
         .device = {.n_threads = c->threads, .pin_threads = !c->no_pin, .kv_type = kv_type ? KV_Q8_0 : KV_F16},
         .max_inbox = c->max_queued + c->max_running,
+        .record_path = c->record_path,
+        .record_max_bytes = c->record_max_bytes,
     };
     int r = size_kv(l, c, e);
     if (!r && strcmp(c->policy, "fcfs"))

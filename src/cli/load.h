@@ -22,7 +22,9 @@ struct load_config {
     const char *policy; /* "weir", "fcfs", a baseline, or a file */
     double itl_target_s, ttft_limit_s, bandwidth_limit;
     const char *log_level, *log_format;
-    bool quiet; /* no progress on stderr */
+    bool quiet;              /* no progress on stderr */
+    const char *record_path; /* engine/record.h; NULL: no recording */
+    size_t record_max_bytes;
 };
 
 void load_config_default(struct load_config *c);

@@ -31,6 +31,7 @@ static void print_help(const struct option_def *defs)
            "  weir serve\n"
            "  weir serve model.gguf --port 9000 --ctx 8192 --kv-type q8_0\n"
            "  weir serve model.gguf --host 0.0.0.0 --api-key-file keys.txt --tls-cert cert.pem --tls-key key.pem\n"
+           "  weir serve model.gguf --record flight.rec    # then: weir replay flight.rec\n"
            "  weir serve model.gguf --config weir.conf     # lines like: max-running = 64\n\n"
            "Endpoints: /v1/chat/completions /v1/completions /v1/models /tokenize /detokenize\n"
            "           /health /ready /metrics /version\n\n"
@@ -171,6 +172,7 @@ int cmd_serve(int argc, char **argv)
                              .header_timeout_s = 20,
                              .drain_timeout_s = 60};
     load_config_default(&c.load);
+    c.load.record_max_bytes = (size_t)1 << 30;
     const struct option_def defs[] = {
         OPTIONS_TITLE("Network"),
         OPTION("host", OPT_STR, &c.host, "ADDRESS", "address to listen on (default 127.0.0.1)"),
@@ -198,6 +200,11 @@ int cmd_serve(int argc, char **argv)
         OPTION("served-model-name", OPT_LIST, &c.names, "NAME",
                "name in the API (may be repeated; default: the model's)"),
         LOAD_OPTIONS(&c.load),
+        OPTIONS_TITLE("Flight recorder"),
+        OPTION("record", OPT_STR, &c.load.record_path, "FILE",
+               "record what the scheduler is told, without text, for `weir replay FILE`; rotates to FILE.1"),
+        OPTION("record-max-bytes", OPT_BYTES, &c.load.record_max_bytes, "SIZE",
+               "of FILE and FILE.1 together (default 1G, at least 64K)"),
         OPTIONS_END};
     struct options o;
     struct err e;

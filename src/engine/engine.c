@@ -1,5 +1,6 @@
 #include "engine/engine.h"
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "engine/engine_impl.h"
 
@@ -89,6 +90,7 @@ static void free_engine(struct engine *en)
 {
     ring_finish(&en->inbox);
     sched_destroy(en->sched);
+    recorder_close(en->recorder);
     destroy_shared(en->shared);
     if (en->device)
         device_destroy(en->device);
@@ -129,6 +131,9 @@ int engine_create_on(struct engine **out, struct device *d, const struct tokeniz
         rc = err_errno(e, "getrandom");
     if (!rc)
         rc = take_memory(en, c, e);
+    if (!rc && c->record_path)
+        rc = recorder_open(&en->recorder, c->record_path, c->record_max_bytes, d->model->name, &en->config,
+                           clock_monotonic_s(), e);
     if (!rc) {
         en->shared->stats = en->stats;
         sched_stats(en->sched, &en->shared->stats.sched);

@@ -82,6 +82,8 @@ struct engine_config {
     struct sched_config sched;   /* max_step_outputs 0: max_running and some for prompt log-probabilities */
     struct device_config device; /* its chunks, rows, sequences, outputs and context follow from sched */
     uint32_t max_inbox;          /* submitted, not yet seen by the engine */
+    const char *record_path;     /* flight recorder (engine/record.h); NULL: none */
+    size_t record_max_bytes;     /* of its files together */
 };
 
 /* As of the last step. Copied out whole; cheap. */

@@ -8,6 +8,7 @@
 
 #include "base/ring.h"
 #include "engine/engine.h"
+#include "engine/record.h"
 #include "engine/stop.h"
 
 #include <pthread.h>
@@ -62,6 +63,7 @@ struct engine {
     struct device *device;
     struct sched *sched;
     struct sched_config config;
+    struct recorder *recorder; /* NULL: none */
     uint32_t n_vocab, n_slots;
     uint64_t hash_secret; /* mixed into hashes, so that nobody can craft prompts whose chunks collide */
 

@@ -35,15 +35,18 @@ static void end_gen(struct engine *en, struct gen *g, const struct sched_event *
 static void take_events(struct engine *en)
 {
     struct sched_event ev;
-    while (sched_next_event(en->sched, &ev))
-        end_gen(en, en->gens[slot_of(ev.id)], &ev);
+    while (sched_next_event(en->sched, &ev)) {
+        struct gen *g = en->gens[slot_of(ev.id)];
+        recorder_event(en->recorder, &ev, g->n_tokens - g->n_prompt);
+        end_gen(en, g, &ev);
+    }
 }
 
 /* Arrivals and cancels. */
 
-static void arrive(struct engine *en, struct gen *g)
+static struct sched_request request_of(const struct engine *en, const struct gen *g)
 {
-    struct sched_request r = {
+    return (struct sched_request){
         .id = g->id,
         .n_prompt = g->n_prompt,
         .max_new_tokens = g->max_new_tokens,
@@ -51,14 +54,29 @@ static void arrive(struct engine *en, struct gen *g)
         .n_chunk_hashes = g->n_hashes,
         .n_prompt_logits = g->echo && g->logprobs ? g->n_prompt - 1 : 0, /* the last row's are sampled from */
         .priority = g->priority,
-        .key = g->key,
+        .key = recorder_key(en->recorder, g->key),
     };
+}
+
+static void arrive(struct engine *en, struct gen *g)
+{
+    struct sched_request r = request_of(en, g);
     struct sched_event refusal;
+    double now_s = clock_monotonic_s();
     en->gens[slot_of(g->id)] = g;
-    if (sched_submit(en->sched, &r, clock_monotonic_s(), &refusal))
+    bool refused = sched_submit(en->sched, &r, now_s, &refusal) != 0;
+    recorder_submit(en->recorder, &r, now_s, refused ? (int)refusal.reason : -1);
+    if (refused)
         end_gen(en, g, &refusal);
     else
         take_events(en);
+}
+
+static void cancel(struct engine *en, uint64_t id)
+{
+    double now_s = clock_monotonic_s();
+    sched_cancel(en->sched, id, now_s);
+    recorder_cancel(en->recorder, id, now_s);
 }
 
 /* Cancels are taken before arrivals: whoever was cancelled has been pushed before. */
@@ -78,10 +96,10 @@ static bool read_inbox(struct engine *en)
     for (size_t i = 0; i < n; i++)
         arrive(en, en->arrivals[i]);
     for (uint32_t i = 0; i < n_cancels; i++)
-        sched_cancel(en->sched, en->cancels[i], clock_monotonic_s());
+        cancel(en, en->cancels[i]);
     for (uint32_t slot = 0; stopping && slot < en->n_slots; slot++)
         if (en->gens[slot])
-            sched_cancel(en->sched, en->gens[slot]->id, clock_monotonic_s());
+            cancel(en, en->gens[slot]->id);
     take_events(en);
     return stopping;
 }
@@ -131,8 +149,9 @@ static void process_outputs(struct engine *en, const struct plan *plan, const fl
     for (uint32_t i = 0; i < plan->n_seqs; i++) {
         const struct plan_seq *p = &plan->seqs[i];
         struct gen *g = en->gens[slot_of(p->id)];
-        uint32_t n_full = (p->n_past + p->n_tokens) / en->config.chunk_tokens;
+        uint32_t n_full = (p->n_past + p->n_tokens) / en->config.chunk_tokens, n_known = g->n_hashes;
         struct seq_outcome *o = &en->outcomes[i];
+        bool is_first = p->samples && g->n_tokens == g->n_prompt;
         *o = (struct seq_outcome){0};
         if (en->config.prefix_cache) {
             gen_hash(g, en->config.chunk_tokens, n_full);
@@ -146,6 +165,7 @@ static void process_outputs(struct engine *en, const struct plan *plan, const fl
             o->sampled = true;
             o->finished = gen_next_token(g, en, logits, now_s);
         }
+        recorder_outcome(en->recorder, p, o, is_first, g->hashes + n_known, g->n_hashes - n_known);
     }
 }
 
@@ -190,7 +210,9 @@ static void run_step(struct engine *en, const struct plan *plan)
         .seconds = result.seconds,
         .bytes = rc ? 0 : en->stats.last_step_bytes,
     };
-    sched_commit(en->sched, plan, &o, clock_monotonic_s());
+    now_s = clock_monotonic_s();
+    sched_commit(en->sched, plan, &o, now_s);
+    recorder_commit(en->recorder, &o, now_s);
     take_events(en);
 }
 
@@ -202,19 +224,45 @@ static void publish_stats(struct engine *en)
     pthread_mutex_unlock(&en->shared->lock);
 }
 
+static void rotate_recording(struct engine *en)
+{
+    recorder_rotate(en->recorder, clock_monotonic_s());
+    for (uint32_t slot = 0; slot < en->n_slots; slot++) {
+        const struct gen *g = en->gens[slot];
+        if (!g)
+            continue;
+        struct sched_request r = request_of(en, g);
+        recorder_live(en->recorder, &r, g->n_tokens - g->n_prompt);
+    }
+}
+
+static bool plan_step(struct engine *en, struct plan *plan)
+{
+    double now_s = clock_monotonic_s();
+    bool planned = sched_plan(en->sched, now_s, plan);
+    recorder_plan(en->recorder, plan, now_s);
+    if (!planned)
+        take_events(en); /* of those that were refused */
+    return planned;
+}
+
 void *engine_run(void *engine)
 {
     struct engine *en = engine;
     for (;;) {
         struct plan plan;
+        if (recorder_is_full(en->recorder))
+            rotate_recording(en);
         bool stopping = read_inbox(en);
-        bool planned = !stopping && sched_plan(en->sched, clock_monotonic_s(), &plan);
+        bool planned = !stopping && plan_step(en, &plan);
         if (planned)
             run_step(en, &plan);
         publish_stats(en);
         if (stopping)
             return NULL; /* everything was cancelled, and nothing more comes in */
-        if (!planned)
+        if (!planned) {
+            recorder_flush(en->recorder);
             ring_wait(&en->inbox, -1);
+        }
     }
 }
