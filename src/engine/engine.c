@@ -70,6 +70,10 @@ static int take_memory(struct engine *en, const struct engine_config *c, struct 
         rc = create_shared(&en->shared, en->n_slots, e);
     if (!rc)
         rc = ring_init(&en->inbox, c->max_inbox, e);
+    if (!rc)
+        rc = accounts_init(en, !c->no_accounts, e);
+    if (!rc)
+        rc = watch_init(&en->watch, !c->no_accounts, e);
     if (rc)
         return rc;
     en->gens = mem_array(en->n_slots, sizeof *en->gens);
@@ -89,6 +93,8 @@ static int take_memory(struct engine *en, const struct engine_config *c, struct 
 static void free_engine(struct engine *en)
 {
     ring_finish(&en->inbox);
+    accounts_finish(en);
+    watch_finish(&en->watch);
     sched_destroy(en->sched);
     recorder_close(en->recorder);
     destroy_shared(en->shared);
@@ -122,6 +128,7 @@ int engine_create_on(struct engine **out, struct device *d, const struct tokeniz
     en->config.max_step_outputs = max_outputs(&c->sched);
     buf_init(&en->scratch, MAX_ECHO_BYTES);
     en->stats.healthy = true;
+    en->watch.view_fd = -1;
     uint64_t n_slots = (uint64_t)c->max_inbox + c->sched.max_queued + c->sched.max_running;
     int rc = 0;
     if (c->max_inbox == 0 || n_slots > 1u << 26)
@@ -135,8 +142,8 @@ int engine_create_on(struct engine **out, struct device *d, const struct tokeniz
         rc = recorder_open(&en->recorder, c->record_path, c->record_max_bytes, d->model->name, &en->config,
                            clock_monotonic_s(), e);
     if (!rc) {
-        en->shared->stats = en->stats;
-        sched_stats(en->sched, &en->shared->stats.sched);
+        sched_stats(en->sched, &en->stats.sched);
+        watch_publish(en);
         int failed = pthread_create(&en->thread, NULL, engine_run, en);
         if (failed)
             rc = err_set(e, WEIR_ENOMEM, "no thread for the engine (error %d)", failed);
@@ -234,11 +241,4 @@ void engine_cancel(struct engine *en, uint64_t id)
     pthread_mutex_unlock(&sh->lock);
     if (is_live)
         ring_kick(&en->inbox);
-}
-
-void engine_stats(const struct engine *en, struct engine_stats *out)
-{
-    pthread_mutex_lock(&en->shared->lock);
-    *out = en->shared->stats;
-    pthread_mutex_unlock(&en->shared->lock);
 }

@@ -17,6 +17,7 @@
 
 #include "base/err.h"
 #include "device/device.h"
+#include "engine/usage.h"
 #include "model/sampler.h"
 #include "model/tokenizer.h"
 #include "policy/sched.h"
@@ -53,8 +54,9 @@ struct gen_event {
     struct sched_event refusal;
     const char *error; /* FINISH_FAILED */
     uint32_t n_prompt_tokens, n_output_tokens,
-        n_cached_tokens;        /* so far; cached: prompt tokens taken from the prefix cache */
-    double queued_s, prefill_s; /* submit to first scheduled; first scheduled to first token (0 until known) */
+        n_cached_tokens;           /* so far; cached: prompt tokens taken from the prefix cache */
+    const struct gen_usage *usage; /* of the terminal event, unless the engine keeps no accounts: else NULL */
+    double queued_s, prefill_s;    /* submit to first scheduled; first scheduled to first token (0 until known) */
 };
 
 struct gen_request {
@@ -84,14 +86,16 @@ struct engine_config {
     uint32_t max_inbox;          /* submitted, not yet seen by the engine */
     const char *record_path;     /* flight recorder (engine/record.h); NULL: none */
     size_t record_max_bytes;     /* of its files together */
+    bool no_accounts;            /* neither usage nor step records; to measure what they cost */
 };
 
-/* As of the last step. Copied out whole; cheap. */
+/* As of the last step. Copied out whole; cheap, and the engine thread never waits for it. */
 struct engine_stats {
     struct sched_stats sched;
     struct step_traffic traffic; /* totals */
     double busy_s;               /* time in steps */
     double last_step_s, last_step_bytes;
+    double kv_useful_bytes; /* of traffic.kv_read_bytes: each position that a sequence sees once a step */
     uint64_t n_steps, n_failed_steps;
     bool healthy; /* false after the device failed, until a step succeeds */
 };
@@ -122,6 +126,6 @@ int engine_submit(struct engine *en, const struct gen_request *r, uint64_t *id, 
  * ignored. Thread-safe. */
 void engine_cancel(struct engine *en, uint64_t id);
 
-void engine_stats(const struct engine *en, struct engine_stats *out);
+void engine_stats(struct engine *en, struct engine_stats *out); /* any thread */
 
 #endif

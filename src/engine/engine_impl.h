@@ -10,8 +10,10 @@
 #include "engine/engine.h"
 #include "engine/record.h"
 #include "engine/stop.h"
+#include "engine/watch.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 /* A request inside the engine. Made on the submitting thread, then the engine thread's. */
 struct gen {
@@ -38,6 +40,11 @@ struct gen {
     bool echo_begun;
     double submitted_s, scheduled_s, first_token_s; /* 0: not yet */
 
+    struct gen_usage usage;
+    double waited_s[SCHED_N_WAITS]; /* the scheduler's as of its submit */
+    uint32_t n_past;                /* after its last step; less in a plan: it was preempted */
+    uint64_t last_step;             /* number of it */
+
     /* How it ended, until the scheduler's event lets it be said. */
     enum finish_reason finish;
     int stop_index; /* -1: none */
@@ -55,7 +62,21 @@ struct engine_shared {
     uint32_t *unused_slots; /* [n_slots - n_live] */
     uint32_t *cancels;      /* [n_cancels <= n_slots]: slots with something to cancel, each once */
     uint32_t n_cancels;
-    struct engine_stats stats; /* as of the last step */
+};
+
+/* What other threads look at (engine/watch.h). */
+struct watch {
+    struct engine_stats buffers[3]; /* the engine thread writes `back`, readers read `front` */
+    atomic_uint middle;             /* the third, and WATCH_FRESH if it is newer than the front */
+    unsigned back, front;
+    pthread_mutex_t readers;
+
+    struct step_record *steps; /* [ENGINE_STEP_RECORDS]; NULL without accounts */
+    atomic_ullong n_written, n_taken, n_lost;
+
+    struct engine_view *view;
+    atomic_int view_state;
+    int view_fd;
 };
 
 struct engine {
@@ -68,6 +89,7 @@ struct engine {
     uint64_t hash_secret; /* mixed into hashes, so that nobody can craft prompts whose chunks collide */
 
     struct engine_shared *shared;
+    struct watch watch;
     struct ring inbox; /* struct gen * */
     pthread_t thread;
     bool thread_runs;
@@ -84,6 +106,13 @@ struct engine {
     struct step_seq *seqs;        /* [max_running] */
     struct seq_outcome *outcomes; /* [max_running] */
     struct engine_stats stats;
+
+    /* Accounts. */
+    bool keeps_accounts;
+    struct usage_rates rates;
+    struct traffic_model once;  /* the model as if a step read each position once */
+    struct usage_part *parts;   /* [max_running] */
+    struct usage_share *shares; /* [max_running] */
 };
 
 static inline uint32_t slot_of(uint64_t id)
@@ -106,6 +135,22 @@ bool gen_next_token(struct gen *g, struct engine *en, const float *logits, doubl
 
 /* The terminal event. g->finish is set. */
 void gen_deliver_end(struct gen *g, const struct sched_event *why);
+
+/* accounts.c */
+int accounts_init(struct engine *en, bool wanted, struct err *e);
+void accounts_finish(struct engine *en);
+void accounts_submitted(struct engine *en, struct gen *g);
+void accounts_scheduled(struct engine *en, struct gen *g, double now_s);
+void accounts_step(struct engine *en, const struct plan *plan, const struct step_result *r, double begin_s,
+                   double now_s, bool failed);
+void accounts_ended(struct engine *en, struct gen *g, double now_s);
+
+/* watch.c */
+int watch_init(struct watch *w, bool with_steps, struct err *e);
+void watch_finish(struct watch *w);
+void watch_publish(struct engine *en); /* en->stats */
+void watch_step(struct watch *w, const struct step_record *r);
+void watch_view(struct engine *en); /* if one was asked for */
 
 /* loop.c */
 void *engine_run(void *engine);

@@ -238,6 +238,7 @@ void gen_deliver_end(struct gen *g, const struct sched_event *why)
     }
     gen_event_init(g, &ev);
     ev.finish = g->finish;
+    ev.usage = g->usage.n_spans ? &g->usage : NULL;
     ev.stop_text = g->stop_index >= 0 ? g->stop.strings[g->stop_index] : NULL;
     ev.refusal = *why;
     ev.error = g->error;

@@ -22,6 +22,7 @@ static void end_gen(struct engine *en, struct gen *g, const struct sched_event *
         g->error = "the device failed during a step of this request";
     }
     assert(g->finish != FINISH_NONE);
+    accounts_ended(en, g, clock_monotonic_s());
     gen_deliver_end(g, why);
     en->gens[slot] = NULL;
     gen_destroy(g);
@@ -66,6 +67,7 @@ static void arrive(struct engine *en, struct gen *g)
     en->gens[slot_of(g->id)] = g;
     bool refused = sched_submit(en->sched, &r, now_s, &refusal) != 0;
     recorder_submit(en->recorder, &r, now_s, refused ? (int)refusal.reason : -1);
+    accounts_submitted(en, g);
     if (refused)
         end_gen(en, g, &refusal);
     else
@@ -126,8 +128,10 @@ static struct step build_step(struct engine *en, const struct plan *plan, double
         const struct plan_seq *p = &plan->seqs[i];
         struct gen *g = en->gens[slot_of(p->id)];
         g->n_cached = p->n_cached;
-        if (g->scheduled_s <= 0)
+        if (g->scheduled_s <= 0) {
+            accounts_scheduled(en, g, now_s);
             g->scheduled_s = now_s;
+        }
         gen_begin_echo(g, en);
         memcpy(en->row_tokens + s.n_rows, g->tokens + p->n_past, p->n_tokens * sizeof *en->row_tokens);
         en->seqs[i] = (struct step_seq){.first_row = s.n_rows,
@@ -194,12 +198,14 @@ static void run_step(struct engine *en, const struct plan *plan)
     struct step_result result = {0};
     for (uint32_t i = 0; i < plan->n_copies; i++)
         device_copy_chunk(en->device, plan->copies[i].src, plan->copies[i].dst, plan->copies[i].n_tokens);
-    struct step step = build_step(en, plan, clock_monotonic_s());
+    double begin_s = clock_monotonic_s();
+    struct step step = build_step(en, plan, begin_s);
     int rc = device_start(en->device, &step, &e);
     if (!rc)
         rc = device_wait(en->device, &result, &e);
     double now_s = clock_monotonic_s();
     count_step(en, &result, rc != 0);
+    accounts_step(en, plan, &result, begin_s, now_s, rc != 0);
     if (rc)
         LOG(LOG_ERROR, "device step failed", {"error", log_str(e.msg)}, {"requests", log_u64(plan->n_seqs)});
     else
@@ -214,14 +220,6 @@ static void run_step(struct engine *en, const struct plan *plan)
     sched_commit(en->sched, plan, &o, now_s);
     recorder_commit(en->recorder, &o, now_s);
     take_events(en);
-}
-
-static void publish_stats(struct engine *en)
-{
-    sched_stats(en->sched, &en->stats.sched);
-    pthread_mutex_lock(&en->shared->lock);
-    en->shared->stats = en->stats;
-    pthread_mutex_unlock(&en->shared->lock);
 }
 
 static void rotate_recording(struct engine *en)
@@ -257,7 +255,9 @@ void *engine_run(void *engine)
         bool planned = !stopping && plan_step(en, &plan);
         if (planned)
             run_step(en, &plan);
-        publish_stats(en);
+        sched_stats(en->sched, &en->stats.sched);
+        watch_publish(en);
+        watch_view(en);
         if (stopping)
             return NULL; /* everything was cancelled, and nothing more comes in */
         if (!planned) {

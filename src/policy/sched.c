@@ -348,5 +348,8 @@ void sched_stats(const struct sched *s, struct sched_stats *out)
     out->chunks_total = s->pool.n_chunks;
     out->chunks_free = s->pool.n_free;
     out->chunks_active = s->pool.n_active;
+    out->tail_tokens = 0; /* shared chunks are full */
+    for (uint32_t slot = s->running.first; slot != INDEX_NONE; slot = s->seqs[slot].next)
+        out->tail_tokens += s->seqs[slot].n_table * s->config.chunk_tokens - s->seqs[slot].n_past;
     out->chunks_cached = s->pool.n_idle;
 }

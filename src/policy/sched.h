@@ -175,6 +175,7 @@ struct sched_stats {
     double step_s;       /* sum of the steps' seconds */
     uint64_t n_admitted; /* started for the first time */
     uint64_t n_refused_by[SCHED_N_REASONS];
+    uint64_t tail_tokens;               /* room in active chunks that holds no token */
     enum sched_wait waiting_for;        /* as of the last plan */
     double waited_s[SCHED_N_WAITS];     /* time in which the head of the queue waited for each */
     struct calibrate_errors prediction; /* predicted against measured step times */
