@@ -32,6 +32,7 @@ void load_config_default(struct load_config *c)
                               .chunk_tokens = 32,
                               .policy = "weir",
                               .itl_target_s = 0.1,
+                              .age_bound_s = 30,
                               .bandwidth_limit = 0.8,
                               .log_level = "info",
                               .log_format = "text"};
@@ -232,6 +233,7 @@ static int start_engine(struct loaded *l, const struct load_config *c, struct er
                   .pipeline = &l->policy,
                   .itl_target_s = c->itl_target_s,
                   .ttft_limit_s = c->ttft_limit_s,
+                  .age_bound_s = c->age_bound_s,
                   .bandwidth_limit = c->bandwidth_limit},
         .device = {.n_threads = c->threads, .pin_threads = !c->no_pin, .kv_type = kv_type ? KV_Q8_0 : KV_F16},
         .max_inbox = c->max_queued + c->max_running,

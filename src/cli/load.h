@@ -20,7 +20,7 @@ struct load_config {
     uint32_t max_running, max_queued, max_step_tokens, chunk_tokens;
     bool no_prefix_cache;
     const char *policy; /* "weir", "fcfs", a baseline, or a file */
-    double itl_target_s, ttft_limit_s, bandwidth_limit;
+    double itl_target_s, ttft_limit_s, age_bound_s, bandwidth_limit;
     const char *log_level, *log_format;
     bool quiet;              /* no progress on stderr */
     const char *record_path; /* engine/record.h; NULL: no recording */
@@ -59,6 +59,9 @@ void load_config_default(struct load_config *c);
                "inter-token time that running requests keep while prompts are prefilled (default 0.1)", .min = 1e-4),  \
         OPTION("ttft-limit", OPT_F64, &(c)->ttft_limit_s, "S",                                                         \
                "refuse (429) who is predicted to wait longer for the first token (default 0: nobody)"),                \
+        OPTION("age-bound", OPT_F64, &(c)->age_bound_s, "S",                                                           \
+               "who has waited longer in the queue goes first, whatever its priority and key (default 30)",            \
+               .min = 0.001),                                                                                          \
         OPTION("bandwidth-limit", OPT_F64, &(c)->bandwidth_limit, "F",                                                 \
                "share of the target that a step may take at the predicted peak (default 0.8)", .min = 0.05, .max = 1), \
         OPTIONS_TITLE("Logs"),                                                                                         \

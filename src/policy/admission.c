@@ -23,13 +23,16 @@ static uint64_t decode_margin(const struct sched *s, const struct seq *q)
 
 void admit_next(struct sched *s)
 {
-    struct seq *q = &s->seqs[s->queue[0]];
+    uint32_t slot = s->queue.first;
+    struct seq *q = &s->seqs[slot];
     if (q->n_preemptions == 0) {
         s->stats.prefix_query_tokens += q->n_prompt;
         s->stats.n_admitted++;
         drain_note(&s->drain, s->now_s);
     }
-    seq_start(s, s->queue[0]);
+    if (s->pipeline.traits & NODE_FAIR)
+        fair_started(s, q);
+    seq_start(s, slot);
     kv_take_ready(s, q); /* now, so that nothing evicts them before its turn */
     forecast_started(s, q);
 }
@@ -42,7 +45,7 @@ void stage_admit(struct sched *s, struct draft *d)
         return;
     uint64_t promised = promised_chunks(s);
     while (s->n_queued > 0 && s->running.n < s->config.max_running) {
-        struct seq *q = &s->seqs[s->queue[0]];
+        struct seq *q = &s->seqs[s->queue.first];
         uint32_t n_idle, n_ready = kv_count_ready(s, q, &n_idle);
         uint64_t needed = chunks_for(s, q->n_tokens) - n_ready;
         if (s->running.n > 0 && n_idle + needed + promised + decode_margin(s, q) > kv_available(s))

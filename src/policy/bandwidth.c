@@ -53,36 +53,40 @@ static uint32_t expected_remaining(const struct sched *s, const struct seq *q)
 
 /* --- what has happened ------------------------------------------------------------------------------------------ */
 
-static double predict_prefill_s(const struct sched *s, const struct seq *q)
+/* Seconds of n rows behind n_past positions, in steps of nothing else. */
+static double predict_rows_s(const struct sched *s, uint32_t n_past, uint32_t n)
 {
-    uint32_t n_idle, n_cached = kv_count_ready(s, q, &n_idle) * s->config.chunk_tokens;
-    uint32_t n = q->n_tokens - n_cached, step = s->config.max_step_tokens;
+    uint32_t step = s->config.max_step_tokens;
     struct traffic_load load = {0};
     double whole_steps = floor((double)n / step), seconds = 0;
     if (whole_steps > 0) {
-        traffic_add(&load, &s->config.model, n_cached + (n - step) / 2, step, 1);
+        traffic_add(&load, &s->config.model, n_past + (n - step) / 2, step, 1);
         seconds = whole_steps * calibrate_predict_s(&s->forecast.steps, &load);
     }
     if (n % step) {
         memset(&load, 0, sizeof load);
-        traffic_add(&load, &s->config.model, q->n_tokens - n % step, n % step, 1);
+        traffic_add(&load, &s->config.model, n_past + n - n % step, n % step, 1);
         seconds += calibrate_predict_s(&s->forecast.steps, &load);
     }
     return seconds;
 }
 
-void forecast_submitted(struct sched *s, struct seq *q)
+static double predict_prefill_s(const struct sched *s, const struct seq *q)
 {
-    if (!s->config.has_model)
-        return;
-    q->prefill_s = predict_prefill_s(s, q);
-    s->forecast.queued_prefill_s += q->prefill_s;
+    uint32_t n_idle, n_cached = kv_count_ready(s, q, &n_idle) * s->config.chunk_tokens;
+    return predict_rows_s(s, n_cached, q->n_tokens - n_cached);
 }
 
-void forecast_left_queue(struct sched *s, struct seq *q)
+void forecast_queued(struct sched *s, struct seq *q)
 {
-    s->forecast.queued_prefill_s = s->n_queued ? s->forecast.queued_prefill_s - q->prefill_s : 0;
-    q->prefill_s = 0;
+    if (s->config.has_model)
+        q->prefill_s = predict_prefill_s(s, q);
+}
+
+double forecast_output_tokens(const struct sched *s, const struct seq *q)
+{
+    struct length_class c = class_of(q);
+    return length_expected(s->forecast.lengths, &c, 0);
 }
 
 /* Chunks that other running sequences hold too are counted with them. */
@@ -97,18 +101,64 @@ static struct peak_seq peak_of(const struct sched *s, const struct seq *q)
                              .end_step = s->forecast.n_plans + expected_remaining(s, q)};
 }
 
-void forecast_started(struct sched *s, const struct seq *q)
+static uint32_t rows_left(const struct seq *q)
 {
+    return q->n_tokens - q->n_past > 1 ? q->n_tokens - q->n_past : 0;
+}
+
+static void count_prefill(struct sched *s, struct seq *q, uint32_t n_rows)
+{
+    struct forecast *f = &s->forecast;
+    double left_s = predict_rows_s(s, q->n_past, n_rows);
+    f->n_prefilling = f->n_prefilling + (n_rows > 0) - (q->rows_left > 0);
+    f->prefill_rows = f->prefill_rows + n_rows - q->rows_left;
+    f->prefill_s = f->n_prefilling ? f->prefill_s + left_s - q->left_s : 0;
+    q->rows_left = n_rows;
+    q->left_s = left_s;
+}
+
+void forecast_moved(struct sched *s, struct seq *q)
+{
+    if (s->config.has_model && rows_left(q) != q->rows_left)
+        count_prefill(s, q, rows_left(q));
+}
+
+static void count_tightest(struct sched *s)
+{
+    struct forecast *f = &s->forecast;
+    f->tightest_s = INFINITY;
+    f->n_tightest = 0;
+    for (uint32_t slot = s->running.first; slot != INDEX_NONE; slot = s->seqs[slot].next) {
+        double t = s->seqs[slot].itl_target_s;
+        f->n_tightest = t < f->tightest_s ? 1 : f->n_tightest + (t == f->tightest_s);
+        f->tightest_s = fmin(t, f->tightest_s);
+    }
+}
+
+void forecast_started(struct sched *s, struct seq *q)
+{
+    struct forecast *f = &s->forecast;
     if (!s->config.has_model)
         return;
     struct peak_seq p = peak_of(s, q);
-    peak_add(&s->forecast.peak, &p);
+    peak_add(&f->peak, &p);
+    count_prefill(s, q, rows_left(q));
+    if (s->running.n == 1 || q->itl_target_s < f->tightest_s) {
+        f->tightest_s = q->itl_target_s;
+        f->n_tightest = 0;
+    }
+    f->n_tightest += q->itl_target_s == f->tightest_s;
 }
 
-void forecast_stopped(struct sched *s, const struct seq *q)
+/* It is no longer in the running list. */
+void forecast_stopped(struct sched *s, struct seq *q)
 {
-    if (s->config.has_model)
-        peak_remove(&s->forecast.peak, q->id);
+    if (!s->config.has_model)
+        return;
+    peak_remove(&s->forecast.peak, q->id);
+    count_prefill(s, q, 0);
+    if (q->itl_target_s == s->forecast.tightest_s && --s->forecast.n_tightest == 0)
+        count_tightest(s);
 }
 
 /* The plan's load as it is, not as it was drafted. */
@@ -170,63 +220,59 @@ static double decode_step_s(const struct sched *s, uint32_t n, double n_position
     return calibrate_predict_s(&s->forecast.steps, &load);
 }
 
-/* The inter-token time that can be promised: the target, or where one sequence alone cannot reach it, twice what that
- * one takes, so that sequences still share the weights that they read. */
-static double target_s(const struct sched *s)
+/* The inter-token time that can be promised to all that run, and to q: the tightest target, or where one sequence alone
+ * cannot reach it, twice what that one takes, so that sequences still share the weights that they read. */
+static double target_s(const struct sched *s, const struct seq *q)
 {
-    return fmax(s->config.itl_target_s, 2 * decode_step_s(s, 1, s->config.chunk_tokens));
+    double t = s->running.n ? s->forecast.tightest_s : q ? q->itl_target_s : s->classes[1].itl_target_s;
+    if (q)
+        t = fmin(t, q->itl_target_s);
+    return fmax(t, 2 * decode_step_s(s, 1, s->config.chunk_tokens));
 }
 
 /* What prefill gets of the time while the present sequences decode at their target. */
 static double prefill_share(const struct sched *s)
 {
     uint64_t tokens = peak_chunks(&s->forecast.peak, s->forecast.n_plans, NULL) * s->config.chunk_tokens;
-    double busy = s->running.n ? decode_step_s(s, s->running.n, (double)tokens) / target_s(s) : 0;
+    double busy = s->running.n ? decode_step_s(s, s->running.n, (double)tokens) / target_s(s, NULL) : 0;
     return fmax(MIN_PREFILL_SHARE, 1 - busy);
-}
-
-/* Prefill that admitted sequences still have before them: rows, and seconds if nothing else ran. */
-static uint64_t running_prefill(const struct sched *s, double *seconds)
-{
-    uint64_t n_rows = 0;
-    *seconds = 0;
-    for (uint32_t slot = s->running.last; slot != INDEX_NONE; slot = s->seqs[slot].prev) {
-        const struct seq *r = &s->seqs[slot];
-        uint32_t left = r->n_tokens - r->n_past;
-        if (left == 1)
-            break; /* in order of service those who still prefill are the last ones */
-        struct traffic_load load = {0};
-        traffic_add(&load, &s->config.model, r->n_past, left, 1);
-        *seconds += calibrate_predict_s(&s->forecast.steps, &load);
-        n_rows += left;
-    }
-    return n_rows;
 }
 
 double forecast_wait_s(const struct sched *s, const struct seq *q)
 {
-    double running_s, own_s = predict_prefill_s(s, q);
-    running_prefill(s, &running_s);
-    double wait_s = (running_s + s->forecast.queued_prefill_s + own_s) / prefill_share(s);
-    if (s->forecast.blocked && s->n_queued > 0)
-        wait_s = fmax(wait_s, 2 * drain_retry_after(&s->drain, s->n_queued, s->now_s) + own_s);
+    double ahead_s = queue_ahead_s(s, q), all_s = queue_all_s(s);
+    double wait_s = (s->forecast.prefill_s + ahead_s + q->prefill_s) / prefill_share(s);
+    if (s->forecast.blocked && all_s > 0)
+        wait_s =
+            fmax(wait_s, 2 * drain_retry_after(&s->drain, s->n_queued, s->now_s) * (ahead_s / all_s) + q->prefill_s);
     return wait_s;
 }
 
-/* Refuses those at the head of the queue whose first token would come too late to be of use: their work would only
- * delay others beyond their limit too. Nothing was produced for them yet. */
+/* Would its first token come too late to be of use, with ahead_s of prefill before it? Nothing was produced for it yet.
+ */
+static bool is_late(const struct sched *s, const struct seq *q, double ahead_s, double share)
+{
+    double limit_s = q->ttft_limit_s;
+    return limit_s > 0 && q->n_tokens == q->n_prompt && q->n_preemptions == 0 &&
+           s->now_s - q->submitted_s + (ahead_s + q->prefill_s) / share > LATE_MARGIN * limit_s;
+}
+
+/* Refuses those that are late, at the head of the queue and among those who wait longest: their work would only delay
+ * others beyond their limit too. */
 void stage_expire(struct sched *s, struct draft *d)
 {
     (void)d;
-    double share = prefill_share(s), running_s;
-    running_prefill(s, &running_s);
-    while (s->config.ttft_limit_s > 0 && s->n_queued > 0) {
-        const struct seq *q = &s->seqs[s->queue[0]];
-        bool late =
-            s->now_s - q->submitted_s + (running_s + q->prefill_s) / share > LATE_MARGIN * s->config.ttft_limit_s;
-        if (!late || q->n_tokens > q->n_prompt || q->n_preemptions > 0)
+    if (s->n_queued == 0)
+        return;
+    double share = prefill_share(s), running_s = s->forecast.prefill_s;
+    while (s->n_queued > 0) {
+        uint32_t first = s->queue.first, oldest = s->queue.by_wait.first;
+        if (is_late(s, &s->seqs[first], running_s, share))
+            seq_end(s, first, SCHED_REFUSED, SCHED_REFUSED_LATE);
+        else if (is_late(s, &s->seqs[oldest], running_s + queue_ahead_s(s, &s->seqs[oldest]), share))
+            seq_end(s, oldest, SCHED_REFUSED, SCHED_REFUSED_LATE);
+        else
             return;
-        seq_end(s, s->queue[0], SCHED_REFUSED, SCHED_REFUSED_LATE);
     }
 }
 
@@ -252,17 +298,15 @@ static bool admits(struct sched *s, const struct seq *q)
         return false;
     double positions = (double)(peak + n_ready - n_idle) * chunk_tokens;
     s->stats.waiting_for = SCHED_WAIT_BANDWIDTH;
-    return decode_step_s(s, s->running.n + 1, positions) <= s->config.bandwidth_limit * target_s(s);
+    return decode_step_s(s, s->running.n + 1, positions) <= s->config.bandwidth_limit * target_s(s, q);
 }
 
 void stage_admit_bandwidth(struct sched *s, struct draft *d)
 {
-    double running_s;
-    uint64_t n_rows = running_prefill(s, &running_s);
     s->forecast.blocked = false;
     while (s->n_queued > 0 && s->running.n < s->config.max_running) {
-        const struct seq *q = &s->seqs[s->queue[0]];
-        if (n_rows >= s->config.max_step_tokens) {
+        const struct seq *q = &s->seqs[s->queue.first];
+        if (s->forecast.prefill_rows >= s->config.max_step_tokens) {
             s->stats.waiting_for = SCHED_WAIT_PREFILL;
             return; /* it could not begin now: better it waits where it can still be refused or overtaken */
         }
@@ -272,7 +316,6 @@ void stage_admit_bandwidth(struct sched *s, struct draft *d)
             return;
         }
         admit_next(s);
-        n_rows += q->n_tokens - q->n_past;
         stage_expire(s, d);
     }
     s->forecast.blocked = s->n_queued > 0;
@@ -284,5 +327,5 @@ void stage_time_budget(struct sched *s, struct draft *d)
 {
     for (uint32_t slot = s->running.first; slot != INDEX_NONE && !d->timed; slot = s->seqs[slot].next)
         d->timed = s->seqs[slot].n_tokens > s->seqs[slot].n_prompt;
-    d->budget_s = target_s(s) * s->config.bandwidth_limit;
+    d->budget_s = target_s(s, NULL) * s->config.bandwidth_limit;
 }

@@ -8,7 +8,7 @@ void stage_admit_waiting(struct sched *s, struct draft *d)
     if (s->n_plan > 0 && s->plan_preempted)
         return;
     while (s->n_queued > 0 && s->running.n < s->config.max_running && d->rows_left > 0 && d->outputs_left > 0) {
-        uint32_t slot = s->queue[0], n_idle;
+        uint32_t slot = s->queue.first, n_idle;
         const struct seq *q = &s->seqs[slot];
         uint32_t n_ready = kv_count_ready(s, q, &n_idle);
         uint32_t n_rows = q->n_tokens - n_ready * s->config.chunk_tokens;
@@ -46,7 +46,7 @@ void stage_admit_regions(struct sched *s, struct draft *d)
         return;
     uint64_t reserved = reserved_regions(s);
     while (s->n_queued > 0 && s->running.n < s->config.max_running) {
-        reserved += region(s, &s->seqs[s->queue[0]]);
+        reserved += region(s, &s->seqs[s->queue.first]);
         if (reserved > s->pool.n_chunks)
             return;
         admit_next(s);
@@ -98,8 +98,8 @@ void stage_admit_slots(struct sched *s, struct draft *d)
 {
     (void)d;
     while (s->n_queued > 0 && s->running.n < s->config.max_running) {
-        uint32_t n_idle, n_ready = kv_count_ready(s, &s->seqs[s->queue[0]], &n_idle);
-        uint64_t needed = (uint64_t)chunks_for(s, s->seqs[s->queue[0]].n_tokens) - n_ready + n_idle;
+        uint32_t n_idle, n_ready = kv_count_ready(s, &s->seqs[s->queue.first], &n_idle);
+        uint64_t needed = (uint64_t)chunks_for(s, s->seqs[s->queue.first].n_tokens) - n_ready + n_idle;
         if (s->running.n > 0 && needed > kv_available(s))
             return;
         admit_next(s);

@@ -84,9 +84,10 @@ static uint32_t plan_rows(struct sched *s, struct draft *d, struct seq *q, uint3
     uint32_t chunk;
     bool decodes = is_decoding(q);
     kv_take_ready(s, q);
+    bool copied = (decodes || d->rows_left > 0) && kv_copy_last(s, q);
+    forecast_moved(s, q);
     if (!decodes && d->rows_left == 0)
         return 0;
-    bool copied = kv_copy_last(s, q);
     if (!copied && q->n_past == q->n_table * s->config.chunk_tokens && q->n_waits < SCHED_MAX_PREFIX_WAITS &&
         kv_lookup(s, q, q->n_table, &chunk) == NEXT_PENDING) {
         q->n_waits++;

@@ -3,6 +3,7 @@
 
 #include "base/mem.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 /* Not assert(): the check is asked for also where asserts are compiled out. */
@@ -35,6 +36,62 @@ static void check_seq(const struct sched *s, const struct seq *q)
     }
 }
 
+static uint32_t check_tree(const struct sched *s, uint32_t tree, const struct seq **last)
+{
+    if (tree == INDEX_NONE)
+        return 0;
+    const struct seq *q = &s->seqs[tree];
+    MUST(q->state == SEQ_QUEUED);
+    uint32_t n = check_tree(s, q->left, last);
+    MUST(n == 0 ? !*last || seq_before(*last, q) : seq_before(*last, q));
+    MUST(*last || tree == s->queue.first);
+    *last = q;
+    double below_s =
+        (q->left == INDEX_NONE ? 0 : s->seqs[q->left].sum_s) + (q->right == INDEX_NONE ? 0 : s->seqs[q->right].sum_s);
+    MUST(fabs(q->prefill_s + below_s - q->sum_s) <= 1e-9 * q->sum_s);
+    return n + 1 + check_tree(s, q->right, last);
+}
+
+static void check_queue(const struct sched *s)
+{
+    const struct seq *last = NULL;
+    MUST(check_tree(s, s->queue.root, &last) == s->n_queued);
+    uint32_t n = 0;
+    double since_s = -INFINITY;
+    for (uint32_t slot = s->queue.by_wait.first; slot != INDEX_NONE; slot = s->seqs[slot].next, n++) {
+        MUST(s->seqs[slot].state == SEQ_QUEUED && s->seqs[slot].waits_since_s >= since_s);
+        since_s = s->seqs[slot].waits_since_s;
+    }
+    MUST(n == s->n_queued && n == s->queue.by_wait.n);
+}
+
+/* Sums that are kept from step to step. */
+static void check_sums(const struct sched *s)
+{
+    uint32_t n_prefilling = 0, n_tightest = 0;
+    uint64_t n_rows = 0;
+    double tightest_s = INFINITY, left_s = 0;
+    for (uint32_t slot = s->running.first; slot != INDEX_NONE; slot = s->seqs[slot].next) {
+        const struct seq *q = &s->seqs[slot];
+        uint32_t left = q->n_tokens - q->n_past;
+        MUST(q->rows_left == (left > 1 ? left : 0));
+        n_prefilling += q->rows_left > 0;
+        n_rows += q->rows_left;
+        left_s += q->left_s;
+        tightest_s = fmin(tightest_s, q->itl_target_s);
+    }
+    for (uint32_t slot = s->running.first; slot != INDEX_NONE; slot = s->seqs[slot].next)
+        n_tightest += s->seqs[slot].itl_target_s == tightest_s;
+    const struct forecast *f = &s->forecast;
+    MUST(n_prefilling == f->n_prefilling && n_rows == f->prefill_rows &&
+         fabs(left_s - f->prefill_s) <= 1e-6 + 1e-6 * left_s);
+    MUST(s->running.n == 0 || (f->n_tightest == n_tightest && f->tightest_s == tightest_s));
+    uint32_t n_requests = 0;
+    for (uint32_t i = 0; i < s->fair.n; i++)
+        n_requests += s->fair.flows[i].n;
+    MUST(!(s->pipeline.traits & NODE_FAIR) || n_requests == s->n_queued + s->running.n);
+}
+
 static void check_lists(const struct sched *s)
 {
     uint32_t n[4] = {0}, n_in_plan = 0;
@@ -51,10 +108,7 @@ static void check_lists(const struct sched *s)
     MUST(s->by_id.n == s->n_slots - s->unused.n);
     MUST(s->running.n <= s->config.max_running && s->running.n + s->n_table_rows == s->config.max_running);
     MUST(n_in_plan == (s->plan_is_out ? s->n_plan : 0));
-    for (uint32_t i = 0; i < s->n_queued; i++) {
-        MUST(s->seqs[s->queue[i]].queue_at == i);
-        MUST(i == 0 || !seq_before(&s->seqs[s->queue[i]], &s->seqs[s->queue[(i - 1) / 2]]));
-    }
+    check_queue(s);
     uint32_t n_running = 0;
     for (uint32_t slot = s->running.first; slot != INDEX_NONE; slot = s->seqs[slot].next, n_running++)
         MUST(s->seqs[slot].next == INDEX_NONE || seq_before(&s->seqs[slot], &s->seqs[s->seqs[slot].next]));
@@ -101,5 +155,7 @@ static void check_chunks(const struct sched *s)
 void sched_check(const struct sched *s)
 {
     check_lists(s);
+    if (s->config.has_model)
+        check_sums(s);
     check_chunks(s);
 }

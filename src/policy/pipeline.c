@@ -26,26 +26,29 @@ static const struct {
 #define V(value) (1u << (value))
 
 /* The registration: name, function, values that it takes, those that it uses if they are there, those that it gives,
- * traits. A node that takes and gives the same value changes it. */
+ * traits, and
+ * instead of the function one that orders the queue. A node that takes and gives the same value changes it. */
 static const struct node nodes[] = {
-    {"expire", stage_expire, V(QUEUE), 0, V(QUEUE), NODE_NEEDS_MODEL | NODE_REFUSES_LATE},
-    {"admit", stage_admit, V(QUEUE), 0, V(ADMITTED), 0},
-    {"admit-bandwidth", stage_admit_bandwidth, V(QUEUE), 0, V(ADMITTED), NODE_NEEDS_MODEL},
-    {"admit-waiting", stage_admit_waiting, V(QUEUE) | V(ROWS), 0, V(ADMITTED) | V(ROWS), 0},
-    {"admit-regions", stage_admit_regions, V(QUEUE), 0, V(ADMITTED), NODE_NO_SHARING},
-    {"admit-whole-batch", stage_admit_whole_batch, V(QUEUE), 0, V(ADMITTED) | V(BATCH), NODE_NO_SHARING},
-    {"admit-slots", stage_admit_slots, V(QUEUE), 0, V(ADMITTED), 0},
-    {"time-budget", stage_time_budget, V(RUNNING), 0, V(BUDGET), NODE_NEEDS_MODEL},
-    {"batch", stage_batch, V(RUNNING), V(BUDGET), V(ROWS), 0},
-    {"batch-prefill-first", stage_batch_prefill_first, V(RUNNING), V(BUDGET), V(ROWS), 0},
-    {"pad", stage_pad, V(ROWS) | V(BATCH), 0, V(PADDING), 0},
+    {"fair", NULL, V(QUEUE), 0, V(QUEUE), NODE_NEEDS_MODEL | NODE_FAIR, order_fair},
+    {"age-bound", stage_age_bound, V(QUEUE), 0, V(QUEUE), 0, NULL},
+    {"expire", stage_expire, V(QUEUE), 0, V(QUEUE), NODE_NEEDS_MODEL | NODE_REFUSES_LATE, NULL},
+    {"admit", stage_admit, V(QUEUE), 0, V(ADMITTED), 0, NULL},
+    {"admit-bandwidth", stage_admit_bandwidth, V(QUEUE), 0, V(ADMITTED), NODE_NEEDS_MODEL, NULL},
+    {"admit-waiting", stage_admit_waiting, V(QUEUE) | V(ROWS), 0, V(ADMITTED) | V(ROWS), 0, NULL},
+    {"admit-regions", stage_admit_regions, V(QUEUE), 0, V(ADMITTED), NODE_NO_SHARING, NULL},
+    {"admit-whole-batch", stage_admit_whole_batch, V(QUEUE), 0, V(ADMITTED) | V(BATCH), NODE_NO_SHARING, NULL},
+    {"admit-slots", stage_admit_slots, V(QUEUE), 0, V(ADMITTED), 0, NULL},
+    {"time-budget", stage_time_budget, V(RUNNING), 0, V(BUDGET), NODE_NEEDS_MODEL, NULL},
+    {"batch", stage_batch, V(RUNNING), V(BUDGET), V(ROWS), 0, NULL},
+    {"batch-prefill-first", stage_batch_prefill_first, V(RUNNING), V(BUDGET), V(ROWS), 0, NULL},
+    {"pad", stage_pad, V(ROWS) | V(BATCH), 0, V(PADDING), 0, NULL},
 };
 enum { N_NODES = sizeof nodes / sizeof *nodes };
 
 /* The policies that are built in. */
 static const struct sched_policy policies[] = {
-    {"weir", {"expire", "admit-bandwidth", "time-budget", "batch"}},
-    {"fcfs", {"admit", "batch"}},
+    {"weir", {"fair", "age-bound", "expire", "admit-bandwidth", "time-budget", "batch"}},
+    {"fcfs", {"age-bound", "admit", "batch"}},
     {"vllm", {"batch", "admit-waiting"}},
     {"contiguous", {"admit-regions", "batch"}},
     {"static", {"admit-whole-batch", "batch", "pad"}},
@@ -124,6 +127,7 @@ int pipeline_init(struct pipeline *p, const struct sched_policy *policy, struct 
 {
     *p = (struct pipeline){0};
     memcpy(p->name, policy->name, sizeof p->name);
+    p->order = order_by_priority;
     for (uint32_t i = 0; i < SCHED_MAX_NODES && policy->nodes[i][0]; i++) {
         const struct node *n = find_node(policy->nodes[i], p->name, e);
         if (!n)
@@ -134,6 +138,8 @@ int pipeline_init(struct pipeline *p, const struct sched_policy *policy, struct 
         }
         p->nodes[p->n_nodes++] = n;
         p->traits |= n->traits;
+        if (n->order)
+            p->order = n->order;
     }
     return check_wiring(p, e);
 }

@@ -8,6 +8,7 @@
 
 #define DEFAULT_ITL_TARGET_S 0.1
 #define REFUSE_AT_ARRIVAL 1.5 /* times the limit: who may still make it waits, and is refused when it is certain */
+#define DEFAULT_AGE_BOUND_S 30.0
 #define DEFAULT_BANDWIDTH_LIMIT 0.8 /* of what was measured: the rest is for what was predicted wrongly */
 
 /* Life. */
@@ -66,16 +67,45 @@ static int take_memory(struct sched *s, struct err *e)
     if (rc)
         return rc;
     s->seqs = mem_array(s->n_slots, sizeof *s->seqs);
-    s->queue = mem_array(s->n_slots, sizeof *s->queue);
     s->tables = mem_array((size_t)c->max_running * s->max_table, sizeof *s->tables);
     s->table_rows = mem_array(c->max_running, sizeof *s->table_rows);
     s->plan_slots = mem_array(c->max_running, sizeof *s->plan_slots);
     s->plan_seqs = mem_array(c->max_running, sizeof *s->plan_seqs);
     s->plan_copies = mem_array(c->max_running, sizeof *s->plan_copies);
-    if (!s->seqs || !s->queue || !s->tables || !s->table_rows || !s->plan_slots || !s->plan_seqs || !s->plan_copies)
+    if (!s->seqs || !s->tables || !s->table_rows || !s->plan_slots || !s->plan_seqs || !s->plan_copies)
         return err_set(e, WEIR_ENOMEM, "no memory for a scheduler of %u running and %u waiting requests",
                        c->max_running, c->max_queued);
     return 0;
+}
+
+static struct sched_class class_or(const struct sched_class *c, const struct sched_class *standard, double slower,
+                                   double weight)
+{
+    return (struct sched_class){
+        .itl_target_s = c->itl_target_s > 0 ? c->itl_target_s : slower * standard->itl_target_s,
+        .ttft_limit_s = c->ttft_limit_s > 0 ? c->ttft_limit_s : slower * standard->ttft_limit_s,
+        .weight = c->weight > 0 ? c->weight : weight,
+    };
+}
+
+static void set_defaults(struct sched *s, const struct sched_config *c)
+{
+    static const struct sched_class usual = {.itl_target_s = DEFAULT_ITL_TARGET_S};
+    const struct sched_class standard = {.itl_target_s = c->itl_target_s, .ttft_limit_s = c->ttft_limit_s};
+    s->classes[1] = class_or(&standard, &usual, 1, 1);
+    s->classes[0] = class_or(&c->high, &s->classes[1], 1, 4);
+    s->classes[2] = class_or(&c->low, &s->classes[1], 4, 0.25);
+    if (!(c->age_bound_s > 0))
+        s->config.age_bound_s = DEFAULT_AGE_BOUND_S;
+    if (!(c->bandwidth_limit > 0))
+        s->config.bandwidth_limit = DEFAULT_BANDWIDTH_LIMIT;
+    if (!c->max_step_outputs || c->max_step_outputs > c->max_step_tokens)
+        s->config.max_step_outputs = c->max_step_tokens;
+}
+
+const struct sched_class *sched_class_of(const struct sched *s, int32_t priority)
+{
+    return &s->classes[priority < 0 ? 0 : priority == 0 ? 1 : 2];
 }
 
 int sched_create(struct sched **out, const struct sched_config *c, struct err *e)
@@ -97,12 +127,7 @@ int sched_create(struct sched **out, const struct sched_config *c, struct err *e
     s->config.pipeline = NULL;
     if (s->pipeline.traits & NODE_NO_SHARING)
         s->config.prefix_cache = false;
-    if (!(c->itl_target_s > 0))
-        s->config.itl_target_s = DEFAULT_ITL_TARGET_S;
-    if (!(c->bandwidth_limit > 0))
-        s->config.bandwidth_limit = DEFAULT_BANDWIDTH_LIMIT;
-    if (!c->max_step_outputs || c->max_step_outputs > c->max_step_tokens)
-        s->config.max_step_outputs = c->max_step_tokens;
+    set_defaults(s, c);
     s->n_slots = c->max_queued + c->max_running; /* only a submit adds one, and it finds fewer than max_queued */
     s->max_table = chunks_for(s, c->max_context);
     if (s->max_table > c->n_chunks)
@@ -110,12 +135,15 @@ int sched_create(struct sched **out, const struct sched_config *c, struct err *e
     rc = take_memory(s, e);
     if (!rc && c->has_model)
         rc = forecast_init(s, e);
+    if (!rc && (s->pipeline.traits & NODE_FAIR))
+        rc = fair_init(&s->fair, s->n_slots, e);
     if (rc) {
         sched_destroy(s);
         return rc;
     }
     struct seq_list empty = {.first = INDEX_NONE, .last = INDEX_NONE};
     s->unused = s->running = s->ended = empty;
+    s->queue = (struct queue){INDEX_NONE, INDEX_NONE, empty};
     for (uint32_t slot = 0; slot < s->n_slots; slot++)
         list_append(s, &s->unused, slot);
     for (uint32_t i = 0; i < c->max_running; i++)
@@ -134,7 +162,7 @@ void sched_destroy(struct sched *s)
     index_map_finish(&s->by_id);
     forecast_finish(s);
     free(s->seqs);
-    free(s->queue);
+    fair_finish(&s->fair);
     free(s->tables);
     free(s->table_rows);
     free(s->plan_slots);
@@ -163,6 +191,18 @@ static int refuse(struct sched *s, struct sched_event *refusal, int code, enum s
     return code;
 }
 
+/* Into a slot and the queue. */
+static void place(struct sched *s, const struct seq *q)
+{
+    uint32_t slot = s->unused.first;
+    list_remove(s, &s->unused, slot);
+    s->seqs[slot] = *q;
+    if (s->pipeline.traits & NODE_FAIR)
+        fair_queued(s, &s->seqs[slot]);
+    index_map_insert(&s->by_id, q->id, slot);
+    queue_push(s, slot);
+}
+
 int sched_submit(struct sched *s, const struct sched_request *r, double now_s, struct sched_event *refusal)
 {
     const struct sched_config *c = &s->config;
@@ -181,8 +221,10 @@ int sched_submit(struct sched *s, const struct sched_request *r, double now_s, s
     if (s->n_queued + s->ended.n >= c->max_queued)
         return refuse(s, refusal, WEIR_EBUSY, SCHED_REFUSED_QUEUE_FULL);
 
+    const struct sched_class *class = sched_class_of(s, r->priority);
     struct seq q = {
         .id = r->id,
+        .arrival = s->n_arrivals++,
         .priority = r->priority,
         .n_prompt = r->n_prompt,
         .max_tokens = max_tokens,
@@ -192,17 +234,15 @@ int sched_submit(struct sched *s, const struct sched_request *r, double now_s, s
         .n_tokens = r->n_prompt,
         .submitted_s = now_s,
         .key = r->key,
+        .itl_target_s = r->itl_target_s > 0 ? r->itl_target_s : class->itl_target_s,
+        .ttft_limit_s = r->ttft_limit_s > 0 ? r->ttft_limit_s : class->ttft_limit_s,
     };
-    if ((s->pipeline.traits & NODE_REFUSES_LATE) && c->ttft_limit_s > 0 &&
-        forecast_wait_s(s, &q) > REFUSE_AT_ARRIVAL * c->ttft_limit_s)
+    forecast_queued(s, &q);
+    s->pipeline.order(s, &q);
+    if ((s->pipeline.traits & NODE_REFUSES_LATE) && q.ttft_limit_s > 0 &&
+        forecast_wait_s(s, &q) > REFUSE_AT_ARRIVAL * q.ttft_limit_s)
         return refuse(s, refusal, WEIR_EBUSY, SCHED_REFUSED_LATE);
-    q.arrival = s->n_arrivals++;
-    uint32_t slot = s->unused.first;
-    list_remove(s, &s->unused, slot);
-    s->seqs[slot] = q;
-    forecast_submitted(s, &s->seqs[slot]);
-    index_map_insert(&s->by_id, r->id, slot);
-    queue_push(s, slot);
+    place(s, &q);
     return 0;
 }
 
@@ -232,8 +272,10 @@ bool sched_plan(struct sched *s, double now_s, struct plan *out)
     s->plan_preempted = false;
     s->stats.waiting_for = SCHED_WAIT_KV; /* unless a node knows better */
     struct draft d = {0};
-    for (uint32_t i = 0; i < s->pipeline.n_nodes; i++)
-        s->pipeline.nodes[i]->run(s, &d);
+    for (uint32_t i = 0; i < s->pipeline.n_nodes; i++) {
+        if (s->pipeline.nodes[i]->run)
+            s->pipeline.nodes[i]->run(s, &d);
+    }
     if (s->n_queued == 0)
         s->stats.waiting_for = SCHED_WAIT_STEP;
     else if (s->running.n == s->config.max_running)
@@ -293,6 +335,7 @@ static void commit_seq(struct sched *s, uint32_t slot, const struct plan_seq *p,
         s->stats.generated_tokens++;
         forecast_produced(s, q);
     }
+    forecast_moved(s, q);
     if (o->finished || q->n_tokens >= q->max_tokens)
         seq_end(s, slot, SCHED_FINISHED, SCHED_REASON_NONE);
 }
@@ -304,6 +347,8 @@ void sched_commit(struct sched *s, const struct plan *p, const struct sched_outc
     s->plan_is_out = false;
     s->stats.n_steps++;
     s->stats.step_s += o->seconds;
+    if (s->pipeline.traits & NODE_FAIR)
+        fair_committed(s);
     if (!o->failed)
         forecast_committed(s, o->seconds);
     for (uint32_t i = 0; i < s->n_plan; i++) {

@@ -19,10 +19,11 @@
  *
  * Policies are pipelines of nodes (docs/policies.md), chosen by name, or lists of nodes of one's own:
  *
- *   weir           counts bytes and seconds (needs a traffic model): requests that cannot meet their TTFT limit any
- * more are refused; a request is admitted if, at the future peak of the predicted lengths of all that run
- *                  (policy/peak.h), the KV fits the pool and a step stays under bandwidth_limit of the inter-token
- *                  target; prefill fills what a step has left of that target, in predicted seconds.
+ *   weir           counts bytes and seconds (needs a traffic model): the queue is ordered by fair shares of the bytes that
+ *                  API keys move, weighted by priority; requests that cannot meet their TTFT limit any more are refused;
+ *                  a request is admitted if, at the future peak of the predicted lengths of all that run
+ *                  (policy/peak.h), the KV fits the pool and a step stays under bandwidth_limit of the tightest
+ *                  inter-token target; prefill fills what a step has left of that target, in predicted seconds.
  *   fcfs           first come first served within a priority: every decoding sequence gets its row, what remains of
  *                  max_step_tokens goes to prefills from the oldest on. Admits when the known tokens and a margin for
  *                  those who decode fit the pool. The default without a traffic model.
@@ -62,6 +63,13 @@ int sched_policy_find(const char *name, struct sched_policy *out, struct err *e)
 /* WEIR_EINVAL says what is wrong: an unknown node, one listed twice, a value that nobody gives or takes. */
 int sched_policy_check(const struct sched_policy *p, bool *needs_model, struct err *e);
 
+/* What requests of one priority class are promised. Zeros: defaults. */
+struct sched_class {
+    double itl_target_s; /* inter-token time */
+    double ttft_limit_s; /* a request that is predicted to wait longer for its first token is refused; 0: none is */
+    double weight;       /* in fair queueing, for each step of priority: bytes a request may move beside others */
+};
+
 struct sched_config {
     uint32_t chunk_tokens;     /* tokens a KV chunk holds */
     uint32_t n_chunks;         /* of the pool */
@@ -78,9 +86,12 @@ struct sched_config {
     bool has_model;
     struct traffic_model model;
     struct calibrate_prior device;
-    double itl_target_s;    /* inter-token time that decoding sequences are promised; 0: 0.1 */
-    double ttft_limit_s;    /* a request that is predicted to wait longer for its first token is refused; 0: none is */
-    double bandwidth_limit; /* share of the target that the predicted step may take at the future peak; 0: 0.8 */
+    double itl_target_s;     /* of the standard class, priority 0; 0: 0.1 */
+    double ttft_limit_s;     /* and its limit */
+    struct sched_class high; /* priority < 0; 0: targets as above, weight 4 */
+    struct sched_class low;  /* priority > 0; 0: four times the above, weight 1/4 */
+    double age_bound_s;      /* who has waited longer in the queue goes first; 0: 30 */
+    double bandwidth_limit;  /* share of the target that the predicted step may take at the future peak; 0: 0.8 */
 };
 
 struct sched_request {
@@ -95,6 +106,8 @@ struct sched_request {
                                  logits are wanted (echoed logprobs); 0 usually. Once computed they count as had. */
     int32_t priority;         /* smaller first; 0 by default */
     uint64_t key;             /* whose request it is (hash of the API key); for fairness */
+    double itl_target_s;      /* its own inter-token target and limit of the first token; 0: those of its class */
+    double ttft_limit_s;
 };
 
 enum sched_state { SCHED_QUEUED, SCHED_RUNNING, SCHED_FINISHED, SCHED_REFUSED, SCHED_CANCELLED, SCHED_FAILED };

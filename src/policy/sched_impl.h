@@ -23,7 +23,8 @@ enum seq_state { SEQ_FREE, SEQ_QUEUED, SEQ_RUNNING, SEQ_ENDED };
 /* A request from its arrival until its terminal event is taken. Lives in a slot of sched.seqs; slots are what the
  * lists, the queue and the id index hold. */
 struct seq {
-    uint64_t id, arrival; /* arrival: counts submissions; order of service is (priority, arrival) */
+    double tag;           /* order of service is (tag, arrival) */
+    uint64_t id, arrival; /* arrival: counts submissions */
     int32_t priority;
     enum seq_state state;
     uint32_t n_prompt, max_tokens; /* max_tokens: prompt + output at most */
@@ -38,14 +39,22 @@ struct seq {
     uint32_t n_preemptions, n_waits;
     bool in_plan, cancelled;
 
-    double submitted_s, prefill_s; /* prefill_s: predicted, of the whole prompt, while it waits for the first time */
+    double submitted_s;
+    double prefill_s;   /* predicted, of what it has to compute before its next token, when it was queued */
+    uint32_t rows_left; /* to compute before its next token, while it runs: 0 if only one, */
+    double left_s;      /* and their predicted seconds */
+    double itl_target_s, ttft_limit_s;
     uint64_t key;
+    uint32_t flow;
+    double cost, moved_bytes; /* of its flow: predicted over the weight, and what its steps moved */
 
     uint32_t *table; /* [max_table] while running: the chunks, in order of position */
     uint32_t n_table, row_of_table;
 
-    uint32_t queue_at;   /* position in the queue's heap */
-    uint32_t prev, next; /* in the running list, the event list or the list of free slots */
+    uint32_t left, right; /* in the queue's tree */
+    double sum_s;         /* prefill_s of it and all below it there */
+    double waits_since_s; /* in the queue */
+    uint32_t prev, next;  /* in the running list, the event list, the list of free slots or that of those who wait */
     enum sched_state end_state;
     enum sched_reason end_reason;
 };
@@ -68,6 +77,7 @@ enum node_trait {
     NODE_NEEDS_MODEL = 1,  /* it counts bytes and seconds: needs a traffic model */
     NODE_REFUSES_LATE = 2, /* requests are refused at arrival too when their first token would come too late */
     NODE_NO_SHARING = 4,   /* sequences share no chunks */
+    NODE_FAIR = 8,         /* bytes are accounted to flows */
 };
 
 /* One stage: a function of the scheduler's state and the draft, registered in pipeline.c. */
@@ -76,6 +86,7 @@ struct node {
     void (*run)(struct sched *s, struct draft *d);
     uint32_t takes, uses, gives; /* sets of values (pipeline.c) */
     uint32_t traits;
+    void (*order)(struct sched *s, struct seq *q); /* instead of run: sets the tag of a request that arrives */
 };
 
 struct pipeline {
@@ -83,6 +94,7 @@ struct pipeline {
     const struct node *nodes[SCHED_MAX_NODES];
     uint32_t n_nodes;
     uint32_t traits; /* of all its nodes */
+    void (*order)(struct sched *s, struct seq *q);
 };
 
 /* How fast the queue drains: departures within a decaying window. */
@@ -91,14 +103,42 @@ struct drain_rate {
     bool started;
 };
 
+/* Those that wait, as queue.c keeps them. */
+struct queue {
+    uint32_t root, first; /* of the tree, and the next to serve */
+    struct seq_list by_wait;
+};
+
+/* Fair queueing (fair.c). */
+struct flow {
+    uint64_t id;
+    double finish, last_tag;
+    uint32_t n;          /* requests that have not ended */
+    uint32_t prev, next; /* in the idle list, when n is 0 */
+};
+struct flow_list {
+    uint32_t first, last;
+};
+struct fair {
+    struct flow *flows; /* [n] */
+    uint32_t n, capacity;
+    struct index_map by_id;
+    struct flow_list idle; /* the first has had no request for longest */
+    double clock;
+};
+
 /* What is expected of time and memory. */
 struct forecast {
     struct calibration steps;
     struct length_predictor *lengths;
     struct peak_set peak; /* of the running sequences, in plans as steps */
     uint64_t n_plans;
-    double queued_prefill_s; /* predicted, of those that wait for the first time */
-    bool blocked;            /* the last plan left somebody waiting for want of memory or bandwidth */
+    uint32_t n_prefilling; /* running sequences with more than one row to compute, */
+    uint64_t prefill_rows; /* their rows, */
+    double prefill_s;      /* and predicted seconds */
+    double tightest_s;     /* of the running sequences' inter-token targets, */
+    uint32_t n_tightest;   /* and how many have it */
+    bool blocked;          /* the last plan left somebody waiting for want of memory or bandwidth */
 };
 
 struct sched {
@@ -111,8 +151,11 @@ struct sched {
     struct index_map by_id;
     uint64_t n_arrivals;
     struct seq_list unused, running, ended; /* running: in order of service; ended: events to be taken */
-    uint32_t *queue;                        /* [n_queued]: a binary heap of slots, the next to serve first */
+    struct queue queue;
     uint32_t n_queued;
+    struct fair fair;             /* of use with NODE_FAIR */
+    uint64_t n_starts, aged_turn; /* sequences started; how many there must be before the next goes first for its age */
+    struct sched_class classes[3]; /* of priorities below 0, 0, above 0 */
 
     struct pool pool;
     struct prefix_index prefix;
@@ -146,11 +189,28 @@ static inline uint32_t chunks_for(const struct sched *s, uint32_t n_tokens)
 bool seq_before(const struct seq *a, const struct seq *b);
 void list_append(struct sched *s, struct seq_list *l, uint32_t slot);
 void list_remove(struct sched *s, struct seq_list *l, uint32_t slot);
-void queue_push(struct sched *s, uint32_t slot);
-void queue_remove(struct sched *s, uint32_t slot);
 void seq_start(struct sched *s, uint32_t slot);   /* queued to running, with an empty chunk table */
 void seq_preempt(struct sched *s, uint32_t slot); /* running to queued, its chunks given up */
 void seq_end(struct sched *s, uint32_t slot, enum sched_state state, enum sched_reason reason);
+
+const struct sched_class *sched_class_of(const struct sched *s, int32_t priority);
+
+/* queue.c. A request's tag, arrival and prefill_s stay as they are while it waits. O(log n). */
+void queue_push(struct sched *s, uint32_t slot);
+void queue_remove(struct sched *s, uint32_t slot);
+void queue_to_front(struct sched *s, uint32_t slot);
+double queue_all_s(const struct sched *s);                        /* sum of prefill_s */
+double queue_ahead_s(const struct sched *s, const struct seq *q); /* of those before q, which need not be in it */
+
+/* fair.c */
+int fair_init(struct fair *f, uint32_t n_slots, struct err *e);
+void fair_finish(struct fair *f);
+void order_by_priority(struct sched *s, struct seq *q);
+void order_fair(struct sched *s, struct seq *q);
+void fair_queued(struct sched *s, struct seq *q);
+void fair_started(struct sched *s, const struct seq *q);
+void fair_committed(struct sched *s);
+void fair_ended(struct sched *s, const struct seq *q);
 
 /* kv.c: chunks of sequences. */
 enum next_chunk {
@@ -173,6 +233,7 @@ int pipeline_init(struct pipeline *p, const struct sched_policy *policy, struct 
 
 /* admission.c, bandwidth.c, baselines.c, batch.c: the stages. */
 void stage_admit(struct sched *s, struct draft *d);
+void stage_age_bound(struct sched *s, struct draft *d);
 void stage_expire(struct sched *s, struct draft *d);
 void stage_admit_bandwidth(struct sched *s, struct draft *d);
 void stage_time_budget(struct sched *s, struct draft *d);
@@ -191,14 +252,15 @@ void batch_one(struct sched *s, struct draft *d, uint32_t slot);
 /* bandwidth.c: expectations. Nothing happens in them without a traffic model. */
 int forecast_init(struct sched *s, struct err *e);
 void forecast_finish(struct sched *s);
-void forecast_submitted(struct sched *s, struct seq *q);
-void forecast_left_queue(struct sched *s, struct seq *q); /* started or ended while waiting for the first time */
-void forecast_started(struct sched *s, const struct seq *q);
-void forecast_stopped(struct sched *s, const struct seq *q);
+void forecast_queued(struct sched *s, struct seq *q); /* about to be */
+void forecast_started(struct sched *s, struct seq *q);
+void forecast_stopped(struct sched *s, struct seq *q);
+void forecast_moved(struct sched *s, struct seq *q); /* n_past or n_tokens changed */
 void forecast_planned(struct sched *s);
 void forecast_committed(struct sched *s, double seconds);
 void forecast_produced(struct sched *s, const struct seq *q);
 void forecast_ended(struct sched *s, const struct seq *q, bool by_itself);
+double forecast_output_tokens(const struct sched *s, const struct seq *q); /* in all, as expected at its start */
 double forecast_wait_s(const struct sched *s, const struct seq *q); /* until the first token of one that arrives now */
 
 /* drain.c */

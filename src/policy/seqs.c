@@ -1,11 +1,11 @@
-/* Where sequences stand: the queue (a heap), the running list (ordered), the ended list. */
+/* Where sequences stand: waiting (queue.c), in the running list (ordered), in the ended list. */
 #include "policy/sched_impl.h"
 
 #include <assert.h>
 
 bool seq_before(const struct seq *a, const struct seq *b)
 {
-    return a->priority != b->priority ? a->priority < b->priority : a->arrival < b->arrival;
+    return a->tag < b->tag || (a->tag == b->tag && a->arrival < b->arrival);
 }
 
 /* Lists. */
@@ -45,58 +45,13 @@ void list_remove(struct sched *s, struct seq_list *l, uint32_t slot)
     l->n--;
 }
 
-/* The queue: a binary heap on the order of service; each sequence knows its position, so that any can leave. */
-
-static void queue_place(struct sched *s, uint32_t at, uint32_t slot)
-{
-    s->queue[at] = slot;
-    s->seqs[slot].queue_at = at;
-}
-
-static void queue_sift(struct sched *s, uint32_t at, uint32_t slot)
-{
-    const struct seq *q = &s->seqs[slot];
-    while (at > 0 && seq_before(q, &s->seqs[s->queue[(at - 1) / 2]])) {
-        queue_place(s, at, s->queue[(at - 1) / 2]);
-        at = (at - 1) / 2;
-    }
-    for (;;) {
-        uint32_t child = 2 * at + 1;
-        if (child >= s->n_queued)
-            break;
-        if (child + 1 < s->n_queued && seq_before(&s->seqs[s->queue[child + 1]], &s->seqs[s->queue[child]]))
-            child++;
-        if (!seq_before(&s->seqs[s->queue[child]], q))
-            break;
-        queue_place(s, at, s->queue[child]);
-        at = child;
-    }
-    queue_place(s, at, slot);
-}
-
-void queue_push(struct sched *s, uint32_t slot)
-{
-    assert(s->n_queued < s->n_slots);
-    s->seqs[slot].state = SEQ_QUEUED;
-    s->n_queued++;
-    queue_sift(s, s->n_queued - 1, slot);
-}
-
-void queue_remove(struct sched *s, uint32_t slot)
-{
-    uint32_t at = s->seqs[slot].queue_at, moved = s->queue[--s->n_queued];
-    assert(s->seqs[slot].state == SEQ_QUEUED && at <= s->n_queued);
-    if (moved != slot)
-        queue_sift(s, at, moved);
-}
-
 /* Transitions. */
 
 void seq_start(struct sched *s, uint32_t slot)
 {
     struct seq *q = &s->seqs[slot];
     queue_remove(s, slot);
-    forecast_left_queue(s, q);
+    s->n_starts++;
     q->state = SEQ_RUNNING;
     q->row_of_table = s->table_rows[--s->n_table_rows];
     q->table = s->tables + (size_t)q->row_of_table * s->max_table;
@@ -110,11 +65,11 @@ void seq_start(struct sched *s, uint32_t slot)
 static void seq_stop(struct sched *s, uint32_t slot)
 {
     struct seq *q = &s->seqs[slot];
-    forecast_stopped(s, q);
     kv_release(s, q);
     s->table_rows[s->n_table_rows++] = q->row_of_table;
     q->table = NULL;
     list_remove(s, &s->running, slot);
+    forecast_stopped(s, q);
 }
 
 void seq_preempt(struct sched *s, uint32_t slot)
@@ -124,6 +79,7 @@ void seq_preempt(struct sched *s, uint32_t slot)
     s->seqs[slot].n_preemptions++;
     s->stats.n_preemptions++;
     s->plan_preempted = true;
+    forecast_queued(s, &s->seqs[slot]);
     queue_push(s, slot);
 }
 
@@ -135,8 +91,9 @@ void seq_end(struct sched *s, uint32_t slot, enum sched_state state, enum sched_
         seq_stop(s, slot);
     } else {
         queue_remove(s, slot);
-        forecast_left_queue(s, q);
     }
+    if (s->pipeline.traits & NODE_FAIR)
+        fair_ended(s, q);
     q->state = SEQ_ENDED;
     q->end_state = state;
     q->end_reason = reason;

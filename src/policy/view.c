@@ -25,23 +25,19 @@ uint32_t sched_view_running(const struct sched *s, struct sched_seq_view *out, u
     return n;
 }
 
-/* The first ones of the heap by insertion: its array is nearly in order, so few are moved far. out[].id holds slots
- * until the end. */
+static uint32_t view_tree(const struct sched *s, uint32_t tree, struct sched_seq_view *out, uint32_t n, uint32_t max)
+{
+    if (tree == INDEX_NONE || n == max)
+        return n;
+    n = view_tree(s, s->seqs[tree].left, out, n, max);
+    if (n < max)
+        out[n++] = view_of(&s->seqs[tree]);
+    return view_tree(s, s->seqs[tree].right, out, n, max);
+}
+
 uint32_t sched_view_queue(const struct sched *s, struct sched_seq_view *out, uint32_t max)
 {
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < s->n_queued && max > 0; i++) {
-        uint32_t slot = s->queue[i], at = n < max ? n : max - 1;
-        if (n == max && !seq_before(&s->seqs[slot], &s->seqs[out[at].id]))
-            continue;
-        for (; at > 0 && seq_before(&s->seqs[slot], &s->seqs[out[at - 1].id]); at--)
-            out[at].id = out[at - 1].id;
-        out[at].id = slot;
-        n += n < max;
-    }
-    for (uint32_t i = 0; i < n; i++)
-        out[i] = view_of(&s->seqs[out[i].id]);
-    return n;
+    return view_tree(s, s->queue.root, out, 0, max);
 }
 
 uint32_t sched_view_chunks(const struct sched *s, uint32_t stride, int16_t *out)
