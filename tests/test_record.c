@@ -44,6 +44,8 @@ static struct sched_config config(void)
                                  .model = {.n_layer = 4, .attention_bytes = 1.0 / 3, .output_act_bytes = 7},
                                  .device = {.bytes_per_s = 1e11 / 7, .confidence = 0.1},
                                  .itl_target_s = 0.1,
+                                 .high = {.weight = 3},
+                                 .low = {.itl_target_s = 0.7},
                                  .bandwidth_limit = 0.8};
 }
 
@@ -65,7 +67,9 @@ static const struct sched_request request = {.id = 5ull << 32 | 3,
                                              .n_chunk_hashes = 3,
                                              .n_prompt_logits = 7,
                                              .priority = -2000000000,
-                                             .key = 77};
+                                             .key = 77,
+                                             .itl_target_s = 1.0 / 3,
+                                             .ttft_limit_s = 7.5};
 static const uint32_t chunks[] = {1, 2, 3, 9};
 
 static struct plan a_plan(struct plan_seq *seqs)
@@ -105,6 +109,7 @@ static void same_request(const struct sched_request *q)
 {
     assert_true(q->id == request.id && q->n_prompt == 50 && q->max_new_tokens == 1 << 30 && q->n_prompt_logits == 7);
     assert_true(q->priority == request.priority && q->key == 77 && q->n_chunk_hashes == 3);
+    assert_true(q->itl_target_s == request.itl_target_s && q->ttft_limit_s == request.ttft_limit_s);
     assert_memory_equal(q->chunk_hashes, hashes, sizeof hashes);
 }
 
