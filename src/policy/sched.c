@@ -397,4 +397,5 @@ void sched_stats(const struct sched *s, struct sched_stats *out)
     for (uint32_t slot = s->running.first; slot != INDEX_NONE; slot = s->seqs[slot].next)
         out->tail_tokens += s->seqs[slot].n_table * s->config.chunk_tokens - s->seqs[slot].n_past;
     out->chunks_cached = s->pool.n_idle;
+    memory_stats_fill(s, &out->memory);
 }

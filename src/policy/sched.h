@@ -43,6 +43,7 @@
 
 #include "base/err.h"
 #include "policy/calibrate.h"
+#include "policy/memory_stats.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -192,6 +193,7 @@ struct sched_stats {
     enum sched_wait waiting_for;        /* as of the last plan */
     double waited_s[SCHED_N_WAITS];     /* time in which the head of the queue waited for each */
     struct calibrate_errors prediction; /* predicted against measured step times */
+    struct memory_stats memory;
 };
 
 /* WEIR_EINVAL names the field that is out of range. */

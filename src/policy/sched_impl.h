@@ -263,6 +263,9 @@ void forecast_ended(struct sched *s, const struct seq *q, bool by_itself);
 double forecast_output_tokens(const struct sched *s, const struct seq *q); /* in all, as expected at its start */
 double forecast_wait_s(const struct sched *s, const struct seq *q); /* until the first token of one that arrives now */
 
+/* memory_stats.c: gauges; the counters are kept where things happen. */
+void memory_stats_fill(const struct sched *s, struct memory_stats *out);
+
 /* drain.c */
 void drain_note(struct drain_rate *r, double now_s);
 double drain_retry_after(const struct drain_rate *r, uint32_t n_queued, double now_s);
