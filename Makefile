@@ -21,10 +21,11 @@ BIN   := $(if $(SAN)$(DEBUG)$(filter-out gcc,$(CC)),$(B)/weir,weir)
 
 # Debian 12 packages: to build, and to test.
 APT_BUILD := build-essential pkg-config libevent-dev libssl-dev libjansson-dev libpcre2-dev libutf8proc-dev \
-             libhwloc-dev libxxhash-dev libedit-dev python3 python3-jinja2 ca-certificates
-APT_TEST  := libcmocka-dev python3-numpy curl clang clang-format libclang-rt-14-dev cppcheck openssl \
-             $(if $(shell command -v npm),,nodejs npm)
-PKGS      := libevent libevent_openssl libevent_pthreads openssl jansson libpcre2-8 libutf8proc hwloc libxxhash libedit
+             libhwloc-dev libcurl4-openssl-dev libxxhash-dev libedit-dev python3 python3-jinja2 ca-certificates
+APT_NPM   := $(if $(shell command -v npm),,nodejs npm)
+APT_TEST  := libcmocka-dev python3-numpy curl clang clang-format libclang-rt-14-dev cppcheck openssl $(APT_NPM) \
+             chromium fonts-liberation tmux
+PKGS      := libevent libevent_openssl libevent_pthreads openssl jansson libpcre2-8 libutf8proc hwloc libcurl libxxhash libedit
 
 # Without the packages only `help` and `deps` work; they are installed by `deps` and asked for again by the next make.
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
@@ -58,7 +59,7 @@ TESTS := $(sort $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/test_*.c)))
 FUZZ  := $(sort $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c)))
 
 .DEFAULT_GOAL := all
-.PHONY: help all deps serve test test-c test-san test-http bench lint format fuzz fuzz-replay install clean
+.PHONY: help all deps serve test test-c test-san test-http web bench lint format fuzz fuzz-replay install clean
 .SECONDARY:
 
 help: ## list the targets
@@ -98,11 +99,17 @@ $(B)/gen/embed.o: $(GEN)
 	$(call SAY,CC)
 	$(Q)$(CC) $(CFLAGS) -c -o $@ $<
 
-# Files that the binary carries (the chat-template worker, the demo model, profiles): EMBED lists NAME=PATH pairs.
+# Files that the binary carries (the chat-template worker, the demo model, profiles, the dashboard): EMBED lists
+# NAME=PATH pairs. web/dist is committed, so that building the server needs no npm; `make web` builds it anew.
+WEB := index.html app.js style.css
 PROFILES := $(sort $(wildcard profiles/models/*.json profiles/devices/*.json))
 EMBED := $(strip $(if $(wildcard src/model/jinja_worker.py),jinja_worker=src/model/jinja_worker.py) \
          $(if $(wildcard models/demo/weir-demo.gguf),demo_model=models/demo/weir-demo.gguf) \
+         $(foreach w,$(WEB),web/$w=web/dist/$w web/$w.gz=$(B)/gen/$w.gz) \
          plan_page=src/cli/plan.html $(foreach p,$(PROFILES),$(p:profiles/%.json=%)=$(p)))
+$(B)/gen/%.gz: web/dist/%
+	@mkdir -p $(@D)
+	$(Q)gzip -9nc $< >$@
 $(GEN): tools/embed.sh $(foreach e,$(EMBED),$(lastword $(subst =, ,$(e))))
 	@mkdir -p $(@D)
 	$(Q)tools/embed.sh $@ $(EMBED)
@@ -150,6 +157,11 @@ lint: ## format, include layers, static analysis
 
 format: ## rewrite the C sources in the project's format
 	@git ls-files -co --exclude-standard '*.c' '*.h' | xargs clang-format -i
+
+web: ## build the dashboard (web/dist) from its sources with npm
+	@tools/deps.sh $(APT_NPM)
+	@cd web && { [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --no-audit --no-fund --loglevel=error; } && \
+	  npm run -s check && npm run -s build
 
 install: all ## install the binary under PREFIX
 	install -D -m 755 weir $(DESTDIR)$(PREFIX)/bin/weir

@@ -158,8 +158,16 @@ static void handle_model(struct server *s, struct http_request *r, uint64_t key)
     server_reply_error(s, r, &e);
 }
 
-/* A path that ends with a slash is a prefix. The dashboard's place is here: "/" is free. */
+static void handle_page(struct server *s, struct http_request *r, uint64_t key)
+{
+    (void)key;
+    page_reply(s, r);
+}
+
+/* A path that ends with a slash is a prefix, but for "/" itself. */
 static const struct route routes[] = {
+    {"/", HTTP_GET, false, handle_page},
+    {"/ui/", HTTP_GET, false, handle_page},
     {"/v1/chat/completions", HTTP_POST, true, handle_chat},
     {"/v1/completions", HTTP_POST, true, handle_completions},
     {"/v1/models", HTTP_GET, true, handle_models},
@@ -176,7 +184,7 @@ static const struct route *find_route(const char *path)
 {
     for (size_t i = 0; i < sizeof routes / sizeof *routes; i++) {
         size_t n = strlen(routes[i].path);
-        bool prefix = routes[i].path[n - 1] == '/';
+        bool prefix = n > 1 && routes[i].path[n - 1] == '/';
         if (prefix ? !strncmp(routes[i].path, path, n) && path[n] : !strcmp(routes[i].path, path))
             return &routes[i];
     }
