@@ -5,6 +5,7 @@
 
 static const struct command commands[] = {
     {"serve", "OpenAI-compatible HTTP server with Prometheus metrics", cmd_serve},
+    {"top", "a running server's bandwidth, memory and requests in the terminal", cmd_top},
     {"plan", "what fits a device, how fast, where the sweet spot lies, what it costs", cmd_plan},
     {"run", "generate or chat in the terminal", cmd_run},
     {"replay", "run the scheduler against a trace on simulated devices", cmd_replay},
