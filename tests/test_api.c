@@ -8,7 +8,7 @@
 #include <fcntl.h>
 #include <math.h>
 
-static const struct api_limits limits = {.n_vocab = 1000};
+static const struct api_limits limits = {.n_vocab = 1000, .itl_target_min_s = 0.05};
 
 static int parse(struct api_params *p, enum api_kind kind, const char *body, struct api_error *e)
 {
@@ -196,6 +196,42 @@ static void test_bad_json(void **state)
     accepted(API_COMPLETION, P "\"x\":\"[[[[\\\"[[[[\"}"); /* brackets in strings are no depth */
 }
 
+static void test_scheduling(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *fields, *tier;
+        int32_t priority;
+        double itl_s, ttft_s;
+    } cases[] = {{"\"n\":1", NULL, 0, 0, 0},
+                 {"\"service_tier\":\"auto\"", "default", 0, 0, 0},
+                 {"\"service_tier\":\"default\",\"itl_target_s\":0.05", "default", 0, 0.05, 0},
+                 {"\"service_tier\":\"flex\",\"ttft_limit_s\":1.5", "flex", 1, 0, 1.5},
+                 {"\"service_tier\":\"priority\",\"itl_target_s\":10", "priority", -1, 10, 0},
+                 {"\"service_tier\":\"priority\",\"priority\":7", "priority", 7, 0, 0},
+                 {"\"priority\":-3,\"service_tier\":null", NULL, -3, 0, 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct api_params p;
+        struct api_error e;
+        char body[256];
+        snprintf(body, sizeof body, "{\"prompt\":\"x\",%s}", cases[i].fields);
+        assert_int_equal(parse(&p, API_COMPLETION, body, &e), 0);
+        if (cases[i].tier)
+            assert_string_equal(p.service_tier, cases[i].tier);
+        else
+            assert_null(p.service_tier);
+        assert_int_equal(p.priority, cases[i].priority);
+        assert_true(p.itl_target_s == cases[i].itl_s && p.ttft_limit_s == cases[i].ttft_s);
+        api_params_finish(&p);
+    }
+    refused(API_COMPLETION, "{\"prompt\":\"x\",\"service_tier\":\"gold\"}", 400, "service_tier");
+    refused(API_COMPLETION, "{\"prompt\":\"x\",\"service_tier\":1}", 400, "service_tier");
+    refused(API_COMPLETION, "{\"prompt\":\"x\",\"itl_target_s\":0.04}", 400, "itl_target_s");
+    refused(API_COMPLETION, "{\"prompt\":\"x\",\"itl_target_s\":\"fast\"}", 400, "itl_target_s");
+    refused(API_COMPLETION, "{\"prompt\":\"x\",\"ttft_limit_s\":0}", 400, "ttft_limit_s");
+    refused(API_COMPLETION, "{\"prompt\":\"x\",\"ttft_limit_s\":1e9}", 400, "ttft_limit_s");
+}
+
 static void test_json_writing(void **state)
 {
     (void)state;
@@ -369,6 +405,7 @@ int main(void)
         cmocka_unit_test(test_contradictions),
         cmocka_unit_test(test_messages),
         cmocka_unit_test(test_bad_json),
+        cmocka_unit_test(test_scheduling),
         cmocka_unit_test(test_json_writing),
         cmocka_unit_test(test_error_object),
         cmocka_unit_test(test_objects),

@@ -218,6 +218,34 @@ static int describe_work(struct loaded *l, const struct load_config *c, struct e
     return 0;
 }
 
+/* "itl=0.5,ttft=10,weight=0.25", each at most once. */
+static int parse_tier(const char *option, const char *text, struct sched_class *out, struct err *e)
+{
+    char copy[128], *rest = copy;
+    if (!text)
+        return 0;
+    if (strlen(text) >= sizeof copy)
+        return err_set(e, WEIR_EINVAL, "--%s: too long", option);
+    memcpy(copy, text, strlen(text) + 1);
+    for (char *item; (item = strsep(&rest, ","));) {
+        double v;
+        char end;
+        double *to = NULL;
+        if (sscanf(item, "itl=%lf%c", &v, &end) == 1)
+            to = &out->itl_target_s;
+        else if (sscanf(item, "ttft=%lf%c", &v, &end) == 1)
+            to = &out->ttft_limit_s;
+        else if (sscanf(item, "weight=%lf%c", &v, &end) == 1 && v >= 1e-3 && v <= 1e3)
+            to = &out->weight;
+        if (!to || *to > 0 || !(v > 0 && v < 1e6))
+            return err_set(e, WEIR_EINVAL,
+                           "--%s is like itl=0.5,ttft=10,weight=0.25 (seconds; a weight of 0.001 to 1000), not '%s'",
+                           option, text);
+        *to = v;
+    }
+    return 0;
+}
+
 static int start_engine(struct loaded *l, const struct load_config *c, struct err *e)
 {
     static const char *const kv_types[] = {"f16", "q8_0", NULL};
@@ -233,6 +261,8 @@ static int start_engine(struct loaded *l, const struct load_config *c, struct er
                   .pipeline = &l->policy,
                   .itl_target_s = c->itl_target_s,
                   .ttft_limit_s = c->ttft_limit_s,
+                  .high = l->high,
+                  .low = l->low,
                   .age_bound_s = c->age_bound_s,
                   .bandwidth_limit = c->bandwidth_limit},
         .device = {.n_threads = c->threads, .pin_threads = !c->no_pin, .kv_type = kv_type ? KV_Q8_0 : KV_F16},
@@ -251,6 +281,10 @@ int load_open(struct loaded *l, const struct load_config *c, struct err *e)
     *l = (struct loaded){0};
     double began = clock_monotonic_s();
     int r = policy_open(&l->policy, c->policy, e);
+    if (!r)
+        r = parse_tier("tier-priority", c->tier_priority, &l->high, e);
+    if (!r)
+        r = parse_tier("tier-flex", c->tier_flex, &l->low, e);
     if (!r)
         r = open_model(l, c, e);
     if (!r)

@@ -20,7 +20,8 @@ struct load_config {
     uint32_t max_running, max_queued, max_step_tokens, chunk_tokens;
     bool no_prefix_cache;
     const char *policy; /* "weir", "fcfs", a baseline, or a file */
-    double itl_target_s, ttft_limit_s, age_bound_s, bandwidth_limit;
+    double itl_target_s, itl_target_min_s, ttft_limit_s, age_bound_s, bandwidth_limit;
+    const char *tier_priority, *tier_flex; /* lists of what they have of their own: itl, ttft, weight */
     const char *log_level, *log_format;
     bool quiet;              /* no progress on stderr */
     const char *record_path; /* engine/record.h; NULL: no recording */
@@ -59,6 +60,12 @@ void load_config_default(struct load_config *c);
                "inter-token time that running requests keep while prompts are prefilled (default 0.1)", .min = 1e-4),  \
         OPTION("ttft-limit", OPT_F64, &(c)->ttft_limit_s, "S",                                                         \
                "refuse (429) who is predicted to wait longer for the first token (default 0: nobody)"),                \
+        OPTION("tier-priority", OPT_STR, &(c)->tier_priority, "LIST",                                                  \
+               "itl=S,ttft=S,weight=W of requests with service_tier priority or priority below 0 (default weight=4)"), \
+        OPTION("tier-flex", OPT_STR, &(c)->tier_flex, "LIST",                                                          \
+               "of service_tier flex or priority above 0 (default: 4 times the targets, weight=0.25)"),                \
+        OPTION("itl-target-min", OPT_F64, &(c)->itl_target_min_s, "S",                                                 \
+               "the tightest itl_target_s that a request may ask for (default: half of --itl-target)", .min = 1e-4),   \
         OPTION("age-bound", OPT_F64, &(c)->age_bound_s, "S",                                                           \
                "who has waited longer in the queue goes first, whatever its priority and key (default 30)",            \
                .min = 0.001),                                                                                          \
@@ -79,6 +86,7 @@ struct loaded {
     bool template_knows_developer; /* its text mentions that role */
     struct engine *engine;
     struct sched_policy policy;
+    struct sched_class high, low;
     struct engine_config config; /* as it was used: sched.n_chunks, sched.max_context, ... */
     size_t kv_bytes;
     double seconds;

@@ -125,6 +125,7 @@ static int serve(const struct serve_config *c, const struct auth *auth, struct l
         .max_context = l->config.sched.max_context,
         .chunk_tokens = l->config.sched.chunk_tokens,
         .n_chunks = l->config.sched.n_chunks,
+        .itl_target_min_s = c->load.itl_target_min_s > 0 ? c->load.itl_target_min_s : c->load.itl_target_s / 2,
         .n_prepare_threads = c->prepare_threads,
         .drain_timeout_s = c->drain_timeout_s,
     };

@@ -74,7 +74,8 @@ struct gen_request {
     uint32_t n_stops;
     bool keep_stop_text; /* include the matched stop string in the output */
     int32_t priority;
-    uint64_t key; /* hash of the API key */
+    double itl_target_s, ttft_limit_s; /* 0: those of the priority's class */
+    uint64_t key;                      /* hash of the API key */
     uint64_t cache_salt;
     void (*sink)(const struct gen_event *ev);
     void *user;

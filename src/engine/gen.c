@@ -54,6 +54,8 @@ int gen_create(struct gen **out, const struct engine *en, const struct gen_reque
         .max_new_tokens = max_new_of(en, r),
         .min_new_tokens = r->min_new_tokens,
         .priority = r->priority,
+        .itl_target_s = r->itl_target_s,
+        .ttft_limit_s = r->ttft_limit_s,
         .key = r->key,
         .ignore_eos = r->ignore_eos,
         .echo = r->echo,

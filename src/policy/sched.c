@@ -3,11 +3,13 @@
 #include "base/mem.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define DEFAULT_ITL_TARGET_S 0.1
 #define REFUSE_AT_ARRIVAL 1.5 /* times the limit: who may still make it waits, and is refused when it is certain */
+#define MIN_RETRY_S 1.0
 #define DEFAULT_AGE_BOUND_S 30.0
 #define DEFAULT_BANDWIDTH_LIMIT 0.8 /* of what was measured: the rest is for what was predicted wrongly */
 
@@ -186,7 +188,7 @@ static int refuse(struct sched *s, struct sched_event *refusal, int code, enum s
     s->stats.n_refused++;
     s->stats.n_refused_by[reason]++;
     refusal->reason = reason;
-    if (reason == SCHED_REFUSED_QUEUE_FULL || reason == SCHED_REFUSED_LATE)
+    if (reason == SCHED_REFUSED_QUEUE_FULL)
         refusal->retry_after_s = drain_retry_after(&s->drain, s->n_queued, s->now_s);
     return code;
 }
@@ -235,13 +237,19 @@ int sched_submit(struct sched *s, const struct sched_request *r, double now_s, s
         .submitted_s = now_s,
         .key = r->key,
         .itl_target_s = r->itl_target_s > 0 ? r->itl_target_s : class->itl_target_s,
-        .ttft_limit_s = r->ttft_limit_s > 0 ? r->ttft_limit_s : class->ttft_limit_s,
+        .ttft_limit_s = class->ttft_limit_s,
     };
+    if (r->ttft_limit_s > 0 && (q.ttft_limit_s == 0 || r->ttft_limit_s < q.ttft_limit_s))
+        q.ttft_limit_s = r->ttft_limit_s;
     forecast_queued(s, &q);
     s->pipeline.order(s, &q);
-    if ((s->pipeline.traits & NODE_REFUSES_LATE) && q.ttft_limit_s > 0 &&
-        forecast_wait_s(s, &q) > REFUSE_AT_ARRIVAL * q.ttft_limit_s)
-        return refuse(s, refusal, WEIR_EBUSY, SCHED_REFUSED_LATE);
+    if ((s->pipeline.traits & NODE_REFUSES_LATE) && q.ttft_limit_s > 0) {
+        double wait_s = forecast_wait_s(s, &q);
+        if (wait_s > REFUSE_AT_ARRIVAL * q.ttft_limit_s) {
+            refusal->retry_after_s = fmax(wait_s - q.ttft_limit_s, MIN_RETRY_S);
+            return refuse(s, refusal, WEIR_EBUSY, SCHED_REFUSED_LATE);
+        }
+    }
     place(s, &q);
     return 0;
 }

@@ -107,8 +107,8 @@ struct sched_request {
                                  logits are wanted (echoed logprobs); 0 usually. Once computed they count as had. */
     int32_t priority;         /* smaller first; 0 by default */
     uint64_t key;             /* whose request it is (hash of the API key); for fairness */
-    double itl_target_s;      /* its own inter-token target and limit of the first token; 0: those of its class */
-    double ttft_limit_s;
+    double itl_target_s;      /* its own inter-token target; 0: that of its class */
+    double ttft_limit_s;      /* its own limit, if tighter than that of its class; 0: that one */
 };
 
 enum sched_state { SCHED_QUEUED, SCHED_RUNNING, SCHED_FINISHED, SCHED_REFUSED, SCHED_CANCELLED, SCHED_FAILED };

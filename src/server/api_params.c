@@ -10,6 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define MAX_TARGET_S 86400.0
+#define MIN_TTFT_S 0.001
+
 static const char *error_type(int status)
 {
     switch (status) {
@@ -83,6 +86,12 @@ int reader_float(struct reader *r, const char *key, double min, double max, floa
     if (got > 0)
         *out = (float)v;
     return got;
+}
+
+int reader_double(struct reader *r, const char *key, double min, double max, double *out)
+{
+    struct err err;
+    return outcome(r, json_get_number(r->body, key, min, max, out, &err), key, &err);
 }
 
 int reader_bool(struct reader *r, const char *key, bool *out)
@@ -318,14 +327,44 @@ static int read_logprobs(struct reader *r, struct api_params *p)
     return 0;
 }
 
+/* OpenAI's names for classes of priority; `priority` itself goes before. */
+static int read_service_tier(struct reader *r, struct api_params *p)
+{
+    static const struct {
+        const char *asked, *given;
+        int32_t priority;
+    } tiers[] = {{"auto", "default", 0},
+                 {"default", "default", 0},
+                 {"scale", "default", 0},
+                 {"flex", "flex", 1},
+                 {"priority", "priority", -1}};
+    const char *name;
+    size_t n;
+    int got = reader_str(r, "service_tier", &name, &n);
+    for (size_t i = 0; got > 0 && i < sizeof tiers / sizeof *tiers; i++) {
+        if (strlen(tiers[i].asked) == n && !memcmp(tiers[i].asked, name, n)) {
+            p->service_tier = tiers[i].given;
+            p->priority = tiers[i].priority;
+            return 0;
+        }
+    }
+    return got > 0 ? reader_fail(r, "service_tier", "'service_tier' must be auto, default, flex or priority") : got;
+}
+
 static int read_scheduling(struct reader *r, struct api_params *p)
 {
-    int64_t priority = 0;
+    int64_t priority;
     const char *salt, *user;
     size_t n, n_user;
-    if (reader_int(r, "priority", INT32_MIN, INT32_MAX, &priority) < 0 || reader_str(r, "user", &user, &n_user) < 0)
+    if (read_service_tier(r, p) || reader_str(r, "user", &user, &n_user) < 0 ||
+        reader_double(r, "itl_target_s", r->limits->itl_target_min_s, MAX_TARGET_S, &p->itl_target_s) < 0 ||
+        reader_double(r, "ttft_limit_s", MIN_TTFT_S, MAX_TARGET_S, &p->ttft_limit_s) < 0)
         return -1;
-    p->priority = (int32_t)priority;
+    int given = reader_int(r, "priority", INT32_MIN, INT32_MAX, &priority);
+    if (given < 0)
+        return -1;
+    if (given)
+        p->priority = (int32_t)priority;
     int got = reader_str(r, "cache_salt", &salt, &n);
     if (got > 0 && !n)
         return reader_fail(r, "cache_salt", "'cache_salt' must not be empty");

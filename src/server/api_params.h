@@ -45,6 +45,7 @@ int api_error_set(struct api_error *e, int status, const char *code, const char 
 struct api_limits {
     uint32_t n_vocab;
     bool template_knows_developer; /* else the role "developer" is rendered as "system" */
+    double itl_target_min_s;       /* the tightest inter-token target that a request may ask for */
 };
 
 struct api_prompt {
@@ -77,6 +78,8 @@ struct api_params {
     char *stops[API_MAX_STOPS];
     uint32_t n_stops;
     int32_t priority;
+    const char *service_tier;          /* "default", "flex", "priority": as the answer says it; NULL: not asked for */
+    double itl_target_s, ttft_limit_s; /* 0: those of the priority's class */
     uint64_t cache_salt;
 };
 

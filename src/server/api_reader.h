@@ -14,6 +14,7 @@ struct reader {
 int reader_int(struct reader *r, const char *key, int64_t min, int64_t max, int64_t *out);
 int reader_u32(struct reader *r, const char *key, int64_t min, int64_t max, uint32_t *out);
 int reader_float(struct reader *r, const char *key, double min, double max, float *out);
+int reader_double(struct reader *r, const char *key, double min, double max, double *out);
 int reader_bool(struct reader *r, const char *key, bool *out);
 int reader_str(struct reader *r, const char *key, const char **out, size_t *n);
 const json_t *reader_member(struct reader *r, const char *key); /* NULL if absent or null */

@@ -159,6 +159,8 @@ static void put_head(struct buf *out, const struct reply_head *h, const char *ob
     json_put_cstr(out, h->id);
     buf_printf(out, ",\"object\":\"%s\",\"created\":%" PRId64 ",\"model\":", object, h->created);
     json_put_cstr(out, h->model);
+    if (h->service_tier)
+        buf_printf(out, ",\"service_tier\":\"%s\"", h->service_tier);
     buf_adds(out, ",\"system_fingerprint\":\"weir-" WEIR_VERSION "\",\"choices\":[");
 }
 

@@ -22,6 +22,7 @@ struct reply_head {
     const char *id;     /* cmpl-..., chatcmpl-... */
     int64_t created;    /* seconds since the epoch */
     const char *model;
+    const char *service_tier; /* NULL: the request didn't ask for one */
 };
 
 struct reply_usage {

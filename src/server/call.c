@@ -143,6 +143,8 @@ static int submit(struct call *c, struct choice *ch, const struct api_prompt *pr
         .n_stops = p->n_stops,
         .keep_stop_text = p->keep_stop_text,
         .priority = p->priority,
+        .itl_target_s = p->itl_target_s,
+        .ttft_limit_s = p->ttft_limit_s,
         .key = c->key,
         .cache_salt = p->cache_salt,
         .sink = call_sink,

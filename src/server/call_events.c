@@ -66,7 +66,8 @@ struct reply_head call_head(const struct call *c)
                                .include_usage = c->job.params.include_usage,
                                .id = c->id,
                                .created = c->created,
-                               .model = c->server->config.models[0]};
+                               .model = c->server->config.models[0],
+                               .service_tier = c->job.params.service_tier};
 }
 
 struct reply_usage call_usage(const struct call *c)

@@ -139,7 +139,8 @@ static int prepare_one(const struct prepare_config *c, struct prepare_job *job)
     struct api_error *e = &job->error;
     struct api_params *p = &job->params;
     struct api_limits limits = {.n_vocab = tokenizer_n_vocab(c->tokenizer),
-                                .template_knows_developer = c->template_knows_developer};
+                                .template_knows_developer = c->template_knows_developer,
+                                .itl_target_min_s = c->itl_target_min_s};
     if (api_params_parse(p, job->kind, job->body, job->n_body, &limits, e))
         return -1;
     free(job->body);

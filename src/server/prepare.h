@@ -22,6 +22,7 @@ struct prepare_config {
     bool template_knows_developer;
     const char *const *models; /* names that requests may use; ends with NULL; lives as long as the pool */
     uint32_t max_context;      /* tokens of prompt and output */
+    double itl_target_min_s;   /* that requests may ask for */
     struct ring *done;
 };
 

@@ -364,6 +364,7 @@ static int create_parts(struct server *s, struct err *e)
                                 .template_knows_developer = c->template_knows_developer,
                                 .models = c->models,
                                 .max_context = c->max_context,
+                                .itl_target_min_s = c->itl_target_min_s,
                                 .done = &s->prepared};
     if (!r)
         r = prepare_create(&s->prepare, &pc, e);

@@ -27,6 +27,7 @@ struct server_config {
     bool template_knows_developer;
     const char *const *models; /* names that requests may use; the first is reported; ends with NULL */
     uint32_t max_context, chunk_tokens, n_chunks;
+    double itl_target_min_s; /* the tightest inter-token target that a request may ask for */
 
     uint32_t n_prepare_threads;
     double drain_timeout_s;

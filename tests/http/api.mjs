@@ -103,6 +103,19 @@ test('completions: whole and stream', async () => {
   assert.equal(finish, 'length');
 });
 
+test('scheduling: service tiers, targets', async () => {
+  const messages = [{ role: 'user', content: 'Hello' }];
+  for (const [asked, given] of [['auto', 'default'], ['flex', 'flex'], ['priority', 'priority']]) {
+    const r = await openai.chat.completions.create({ messages, max_tokens: 2, service_tier: asked, ttft_limit_s: 60 });
+    assert.equal(r.service_tier, given);
+    for await (const c of await openai.chat.completions.create({ messages, max_tokens: 2, service_tier: asked, stream: true }))
+      assert.equal(c.service_tier, given);
+  }
+  assert.equal('service_tier' in await openai.chat.completions.create({ messages, max_tokens: 2 }), false);
+  await assert.rejects(openai.chat.completions.create({ messages, max_tokens: 2, itl_target_s: 1e-6 }),
+    (e) => e.status === 400 && e.param === 'itl_target_s');
+});
+
 test('completions: 16 tokens unless told', async () => {
   const r = await openai.completions.create({ prompt: 'Hello', ignore_eos: true });
   assert.equal(r.usage.completion_tokens, 16);
