@@ -158,16 +158,16 @@ static void handle_model(struct server *s, struct http_request *r, uint64_t key)
     server_reply_error(s, r, &e);
 }
 
-static void handle_page(struct server *s, struct http_request *r, uint64_t key)
+static void handle_dashboard(struct server *s, struct http_request *r, uint64_t key)
 {
     (void)key;
-    page_reply(s, r);
+    dashboard_reply(s, r);
 }
 
 /* A path that ends with a slash is a prefix, but for "/" itself. */
 static const struct route routes[] = {
-    {"/", HTTP_GET, false, handle_page},
-    {"/ui/", HTTP_GET, false, handle_page},
+    {"/", HTTP_GET, false, handle_dashboard},
+    {"/ui/", HTTP_GET, false, handle_dashboard},
     {"/v1/chat/completions", HTTP_POST, true, handle_chat},
     {"/v1/completions", HTTP_POST, true, handle_completions},
     {"/v1/models", HTTP_GET, true, handle_models},

@@ -79,8 +79,8 @@ void server_reply(struct server *s, struct http_request *r, int status, const ch
 void server_reply_error(struct server *s, struct http_request *r, const struct api_error *e);
 void server_check_drained(struct server *s);
 
-/* pages.c */
-void page_reply(struct server *s, struct http_request *r);
+/* dashboard.c */
+void dashboard_reply(struct server *s, struct http_request *r);
 
 /* call.c */
 void call_begin(struct server *s, struct http_request *r, enum api_kind kind, uint64_t key);

@@ -38,7 +38,7 @@ static bool takes_gzip(const char *accepted)
     return false;
 }
 
-void page_reply(struct server *s, struct http_request *r)
+void dashboard_reply(struct server *s, struct http_request *r)
 {
     const char *path = http_request_path(r);
     const struct page *page = NULL;
