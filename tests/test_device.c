@@ -139,6 +139,8 @@ static void test_refused_configs(void **state)
     expect_no_device(&f, &c, WEIR_EINVAL, "chunks of 257 tokens");
     c.chunk_tokens = 0;
     expect_no_device(&f, &c, WEIR_EINVAL, "chunks of 0 tokens");
+    c.chunk_tokens = 24;
+    expect_no_device(&f, &c, WEIR_EINVAL, "chunks of 24 tokens; the device supports multiples of 16");
     c = small_config();
     c.n_chunks = 0;
     expect_no_device(&f, &c, WEIR_EINVAL, "at least one chunk");

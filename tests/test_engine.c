@@ -844,8 +844,8 @@ static void the_cpu_gives_the_same_tokens_alone_and_in_a_crowd(void **state)
     int32_t tokens[2][N][N_NEW];
     uint64_t n_preemptions = 0;
     for (int crowd = 0; crowd < 2; crowd++) {
-        struct engine_config c = {.sched = {.chunk_tokens = 8,
-                                            .n_chunks = crowd ? 14 : 100,
+        struct engine_config c = {.sched = {.chunk_tokens = 16,
+                                            .n_chunks = crowd ? 7 : 50,
                                             .max_running = crowd ? 6 : 1,
                                             .max_queued = 50,
                                             .max_step_tokens = crowd ? 13 : 64,

@@ -274,12 +274,12 @@ static void test_golden(void **state)
     assert_true(n >= 30);
 }
 
-/* Chunks of one token, of a size that divides nothing, and the largest. */
+/* The smallest chunks, some of a size that divides nothing, and the largest. */
 static void test_chunk_sizes(void **state)
 {
     (void)state;
     static const char *const names[] = {"llama3", "mistral-window", "type-q8_0"};
-    static const uint32_t sizes[] = {1, 5, KV_CHUNK_MAX_TOKENS};
+    static const uint32_t sizes[] = {KV_BLOCK_TOKENS, 48, KV_CHUNK_MAX_TOKENS};
     const struct kernels *best = kernels_get(NULL);
     assert_non_null(best);
     for (size_t i = 0; i < 9; i++) {

@@ -14,6 +14,7 @@
 
 #define PREFILL_TOKENS 512
 #define ATTN_CHUNK_TOKENS 32
+#define SPAN_CHUNKS (ATTN_SPAN_TOKENS / ATTN_CHUNK_TOKENS)
 
 struct bench {
     const struct bench_config *config;
@@ -31,7 +32,8 @@ struct bench {
 
     enum kv_type kv_type;
     uint32_t n_q, head_dim;
-    size_t kv_row_bytes;
+    size_t kv_area_bytes;
+    uint8_t *scratch;
 };
 
 static const enum tensor_type types[] = {
@@ -172,32 +174,35 @@ static int bench_matmul(struct bench *b, enum tensor_type t, uint32_t n_tokens, 
 
 /* ---- attention ---- */
 
-/* Workers take turns at chunks: keys, then values. */
+/* Each worker has a part of the chunks, keys beside values, and goes through it span by span. */
 static void attend(void *user, uint32_t thread)
 {
     const struct bench *b = user;
-    const size_t chunk_bytes = ATTN_CHUNK_TOKENS * b->kv_row_bytes;
-    const size_t n_chunks = b->config->bytes / (2 * chunk_bytes), n = team_size(b->team);
+    const size_t area = b->kv_area_bytes, n_chunks = b->config->bytes / (2 * area), n = team_size(b->team);
     uint32_t first[64] = {0}, last[64];
-    float m[64], l[64] = {0};
-    float *acc = b->y + (size_t)thread * b->n_q * b->head_dim;
-    for (uint32_t i = 0; i < b->n_q; i++) {
-        last[i] = ATTN_CHUNK_TOKENS;
-        m[i] = -1e30f;
-    }
+    float m[64], l[64];
+    const void *k[SPAN_CHUNKS], *v[SPAN_CHUNKS];
+    for (uint32_t i = 0; i < b->n_q; i++)
+        last[i] = ATTN_SPAN_TOKENS;
     struct attn_args a = {.q = (const float *)(const void *)b->x,
                           .n_q = b->n_q,
                           .head_dim = b->head_dim,
                           .kv_type = b->kv_type,
-                          .kv_row_bytes = b->kv_row_bytes,
+                          .chunk_tokens = ATTN_CHUNK_TOKENS,
+                          .n_chunks = SPAN_CHUNKS,
+                          .k = k,
+                          .v = v,
                           .first = first,
                           .last = last,
-                          .m = m,
-                          .l = l,
-                          .acc = acc};
-    for (size_t i = n_chunks * thread / n; i < n_chunks * (thread + 1) / n; i++) {
-        a.k = b->weights + i * 2 * chunk_bytes;
-        a.v = b->weights + i * 2 * chunk_bytes + chunk_bytes;
+                          .out = {m, l, b->y + (size_t)thread * b->n_q * b->head_dim},
+                          .scratch = b->scratch + thread * attn_scratch_bytes(b->head_dim)};
+    const size_t end = n_chunks * (thread + 1) / n;
+    for (size_t i = n_chunks * thread / n; i + SPAN_CHUNKS <= end; i += SPAN_CHUNKS) {
+        for (size_t j = 0; j < SPAN_CHUNKS; j++) {
+            k[j] = b->weights + (i + j) * 2 * area;
+            v[j] = b->weights + (i + j) * 2 * area + area;
+        }
+        a.next = i + 2 * SPAN_CHUNKS <= end ? b->weights + (i + SPAN_CHUNKS) * 2 * area : NULL;
         b->k->attention(&a);
     }
 }
@@ -220,16 +225,18 @@ static int bench_attention(struct bench *b, enum kv_type t, uint32_t n_q, uint32
     b->kv_type = t;
     b->n_q = n_q;
     b->head_dim = head_dim;
-    b->kv_row_bytes = kv_row_bytes(t, head_dim);
+    const size_t scratch_bytes = attn_scratch_bytes(head_dim) * team_size(b->team);
+    b->kv_area_bytes = kv_area_bytes(t, head_dim, ATTN_CHUNK_TOKENS);
+    b->scratch = mem_aligned(scratch_bytes);
     b->weights = mem_aligned(bytes);
     b->x = mem_aligned(q_bytes);
     b->y = mem_aligned(acc_bytes);
     int rc = 0;
-    if (b->weights && b->x && b->y) {
+    if (b->weights && b->x && b->y && b->scratch) {
         char name[64];
         snprintf(name, sizeof name, "attn %s %ux%u", t == KV_F16 ? "F16" : "Q8_0", n_q, head_dim);
         team_run(b->team, fill_bytes, b);
-        const double values = (double)bytes / (double)b->kv_row_bytes * head_dim;
+        const double values = (double)bytes / (double)b->kv_area_bytes * ATTN_CHUNK_TOKENS * head_dim;
         double seconds;
         rc = best_beside_reads(b, attend, &seconds, e);
         if (!rc)
@@ -237,6 +244,7 @@ static int bench_attention(struct bench *b, enum kv_type t, uint32_t n_q, uint32
     } else {
         rc = err_set(e, WEIR_ENOMEM, "no memory for %zu bytes of keys and values", bytes);
     }
+    mem_free_aligned(b->scratch, scratch_bytes);
     mem_free_aligned(b->y, acc_bytes);
     mem_free_aligned(b->x, q_bytes);
     mem_free_aligned(b->weights, bytes);

@@ -44,8 +44,8 @@ void load_config_default(struct load_config *c);
         OPTION("kv-memory", OPT_BYTES, &(c)->kv_memory_bytes, "SIZE",                                                  \
                "KV memory, like 8G (default: half of what is free, if that much is of use)"),                          \
         OPTION("kv-chunks", OPT_U32, &(c)->kv_chunks, "N", "the same as a number of chunks", .max = 1 << 30),          \
-        OPTION("chunk-tokens", OPT_U32, &(c)->chunk_tokens, "N", "tokens in a chunk, a power of two (default 32)",     \
-               .min = 1, .max = 256),                                                                                  \
+        OPTION("chunk-tokens", OPT_U32, &(c)->chunk_tokens, "N", "tokens in a chunk, a multiple of 16 (default 32)",   \
+               .min = 16, .max = 256),                                                                                 \
         OPTION("max-running", OPT_U32, &(c)->max_running, "N", "sequences in a step (default 32)", .min = 1,           \
                .max = 4096),                                                                                           \
         OPTION("max-queued", OPT_U32, &(c)->max_queued, "N", "waiting requests; more get 429 (default 256)", .min = 1, \

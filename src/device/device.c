@@ -87,5 +87,5 @@ uint64_t device_memory_bytes(const struct device *d)
 
 size_t device_chunk_bytes(const struct model *m, enum kv_type t, uint32_t chunk_tokens)
 {
-    return (size_t)m->n_layer * 2 * m->n_head_kv * chunk_tokens * kv_row_bytes(t, m->head_dim);
+    return (size_t)m->n_layer * 2 * m->n_head_kv * kv_area_bytes(t, m->head_dim, chunk_tokens);
 }

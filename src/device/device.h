@@ -1,8 +1,8 @@
 /* A device runs steps: it holds the weights where it reads them, the KV chunks, and scratch for one step.
  *
- * The KV memory is an array of n_chunks chunks of chunk_tokens tokens. A chunk holds, for each layer, its keys and then
- * its values contiguously, by KV head: K[n_head_kv][chunk_tokens][head_dim], V the same. Which chunk belongs to whom is
- * the scheduler's business (policy/pool.h): the device only follows chunk tables.
+ * The KV memory is an array of n_chunks chunks of chunk_tokens tokens. A chunk holds, for each layer and KV head, an area
+ * of keys and an area of values (kernel/kv.h). Which chunk belongs to whom is the scheduler's business (policy/pool.h):
+ * the device only follows chunk tables.
  *
  * A step is a flat list of token rows, grouped by sequence, in order of position. All pointers of a step stay the
  * caller's and must stay valid until device_wait. One thread (the engine's) drives a device; steps run one after the
@@ -22,7 +22,7 @@ struct device_config {
     uint32_t n_threads; /* 0: one for each physical core that this process may use */
     bool pin_threads;   /* bind each worker to its core (hwloc) */
     enum kv_type kv_type;
-    uint32_t chunk_tokens; /* <= KV_CHUNK_MAX_TOKENS */
+    uint32_t chunk_tokens; /* a multiple of KV_BLOCK_TOKENS, <= KV_CHUNK_MAX_TOKENS */
     uint32_t n_chunks;
     uint32_t max_step_tokens; /* rows of a step at most */
     uint32_t max_step_seqs;
@@ -85,7 +85,8 @@ int device_start(struct device *d, const struct step *s, struct err *e);
 /* Waits for the step that was started. */
 int device_wait(struct device *d, struct step_result *out, struct err *e);
 
-/* Copies the first n_tokens of chunk src over those of dst, all layers (copy on write). Between steps only. */
+/* Copies the first n_tokens of chunk src over those of dst, all layers (copy on write); what dst holds behind them is
+ * lost. Between steps only. */
 void device_copy_chunk(struct device *d, uint32_t src, uint32_t dst, uint32_t n_tokens);
 
 /* Fills a chunk that nobody owns with values that ruin whatever still reads it. For debug builds; between steps. */

@@ -32,7 +32,8 @@ struct bench {
     unsigned char *weights, *packed; /* WEIGHT_BYTES; MAX_ROWS packed rows */
     float *x, *y;                    /* [MAX_ROWS][N_COLS], [MAX_ROWS][N_MATRIX_ROWS] */
     unsigned char *kv;
-    float *state; /* [threads][queries][HEAD_DIM + 2] */
+    float *state;           /* [threads][queries][HEAD_DIM + 2] */
+    unsigned char *scratch; /* of attention */
 
     enum tensor_type type;
     uint32_t n_rows;
@@ -120,40 +121,45 @@ static void measure_products(struct bench *b, struct profile *p)
 
 /* ---- attention ---- */
 
-/* Each worker's own keys and values, in chunks, against n_queries queries. */
+/* Each worker's own keys and values, in spans of two chunks, against n_queries queries. */
 static void run_attention(void *user, uint32_t thread)
 {
     struct bench *b = user;
-    size_t row = kv_row_bytes(KV_F16, HEAD_DIM), chunk = 2 * KV_CHUNK_MAX_TOKENS * row;
-    size_t per_thread = WEIGHT_BYTES / chunk / b->n_threads;
+    enum { SPAN_CHUNKS = ATTN_SPAN_TOKENS / KV_CHUNK_MAX_TOKENS };
+    size_t area = kv_area_bytes(KV_F16, HEAD_DIM, KV_CHUNK_MAX_TOKENS), span = SPAN_CHUNKS * 2 * area;
+    size_t per_thread = WEIGHT_BYTES / span / b->n_threads;
     float *state = b->state + (size_t)thread * b->n_queries * (HEAD_DIM + 2);
     uint32_t first[64] = {0}, last[64];
+    const void *k[SPAN_CHUNKS], *v[SPAN_CHUNKS];
     for (uint32_t i = 0; i < b->n_queries; i++)
-        last[i] = KV_CHUNK_MAX_TOKENS;
+        last[i] = ATTN_SPAN_TOKENS;
     struct attn_args a = {.q = b->x,
                           .n_q = b->n_queries,
                           .head_dim = HEAD_DIM,
                           .kv_type = KV_F16,
-                          .kv_row_bytes = row,
+                          .chunk_tokens = KV_CHUNK_MAX_TOKENS,
+                          .n_chunks = SPAN_CHUNKS,
+                          .k = k,
+                          .v = v,
                           .first = first,
                           .last = last,
-                          .m = state,
-                          .l = state + b->n_queries,
-                          .acc = state + 2 * (size_t)b->n_queries};
-    memset(state, 0, (size_t)b->n_queries * (HEAD_DIM + 2) * sizeof *state);
+                          .out = {state, state + b->n_queries, state + 2 * (size_t)b->n_queries},
+                          .scratch = b->scratch + thread * attn_scratch_bytes(HEAD_DIM)};
     for (size_t i = 0; i < b->n_matrices; i++) {
-        const unsigned char *kv = b->weights + (thread * per_thread + (b->first_matrix + i) % per_thread) * chunk;
-        a.k = kv;
-        a.v = kv + chunk / 2;
+        const unsigned char *kv = b->weights + (thread * per_thread + (b->first_matrix + i) % per_thread) * span;
+        for (size_t j = 0; j < SPAN_CHUNKS; j++) {
+            k[j] = kv + 2 * j * area;
+            v[j] = kv + (2 * j + 1) * area;
+        }
         b->k->attention(&a);
     }
 }
 
-/* Seconds of a chunk = bytes / kv_bytes_per_s + operations / attention_ops_per_s, through 4 and 64 queries. */
+/* Seconds of a span = bytes / kv_bytes_per_s + operations / attention_ops_per_s, through 4 and 64 queries. */
 static void measure_attention(struct bench *b, struct profile *p)
 {
-    double bytes = 2.0 * KV_CHUNK_MAX_TOKENS * (double)kv_row_bytes(KV_F16, HEAD_DIM) * b->n_threads;
-    double ops_per_query = 4.0 * KV_CHUNK_MAX_TOKENS * HEAD_DIM * b->n_threads;
+    double bytes = 2.0 * ATTN_SPAN_TOKENS * (double)kv_row_bytes(KV_F16, HEAD_DIM) * b->n_threads;
+    double ops_per_query = 4.0 * ATTN_SPAN_TOKENS * HEAD_DIM * b->n_threads;
     b->n_queries = 4;
     double few = best_s(b, run_attention, &b->n_matrices, 1u << 24);
     b->n_queries = 64;
@@ -173,7 +179,8 @@ static int allocate(struct bench *b, struct err *e)
     b->x = mem_aligned((size_t)MAX_ROWS * N_COLS * sizeof(float));
     b->y = mem_aligned((size_t)MAX_ROWS * N_MATRIX_ROWS * sizeof(float));
     b->state = mem_aligned((size_t)b->n_threads * 64 * (HEAD_DIM + 2) * sizeof(float));
-    if (!b->weights || !b->packed || !b->x || !b->y || !b->state)
+    b->scratch = mem_aligned(b->n_threads * attn_scratch_bytes(HEAD_DIM));
+    if (!b->weights || !b->packed || !b->x || !b->y || !b->state || !b->scratch)
         return err_set(e, WEIR_ENOMEM, "no memory to measure with");
     /* Zero blocks are valid in every type; pages must be there. */
     memset(b->weights, 0, WEIGHT_BYTES);
@@ -188,6 +195,7 @@ static void release(struct bench *b)
     mem_free_aligned(b->packed, MAX_ROWS * act_row_bytes(ACT_F32, N_COLS));
     mem_free_aligned(b->x, (size_t)MAX_ROWS * N_COLS * sizeof(float));
     mem_free_aligned(b->y, (size_t)MAX_ROWS * N_MATRIX_ROWS * sizeof(float));
+    mem_free_aligned(b->scratch, b->n_threads * attn_scratch_bytes(HEAD_DIM));
     mem_free_aligned(b->state, (size_t)b->n_threads * 64 * (HEAD_DIM + 2) * sizeof(float));
     team_destroy(b->team);
 }

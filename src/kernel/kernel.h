@@ -25,6 +25,7 @@
 #define WEIR_KERNEL_KERNEL_H
 
 #include "base/err.h"
+#include "kernel/kv.h"
 #include "model/tensor_type.h"
 
 #include <stdbool.h>
@@ -54,24 +55,35 @@ struct matmul_args {
     size_t y_stride;
 };
 
-enum kv_type { KV_F16, KV_Q8_0, KV_TYPE_COUNT };
+/* Running state of softmax, for n queries: m[n] maximum of the scores (-inf: none yet), l[n] sum of exp(score - m),
+ * acc[n][head_dim] values weighed likewise, not yet divided by l. */
+struct attn_state {
+    float *m, *l, *acc;
+};
 
-/* Online-softmax attention of n_q queries over one chunk of keys and values of one KV head.
+/* Attention of n_q queries over a span of chunks of one KV head, into a fresh state.
  *   q [n_q][head_dim] float32, already scaled
- *   k, v [n_tokens][head_dim] in kv_type (rows kv_row_bytes apart)
- *   query i sees tokens [first[i], last[i]) of this chunk; an empty range leaves its state as it is
- * State, carried from chunk to chunk and merged across threads: m[n_q] running maximum (-inf at first), l[n_q] sum of
- * exponentials, acc[n_q][head_dim] weighted values, not yet divided by l. */
+ *   k, v [n_chunks]: the head's areas of each chunk (kernel/kv.h), aligned to 64 bytes
+ *   query i sees tokens [first[i], last[i]), counted from the span's first; an empty range leaves m -inf, l and acc 0.
+ *
+ * A query's result depends on its own q, range and what it sees, at a given level and not on the other queries: scores
+ * and values are summed in an order fixed by positions within the span, and what a query does not see adds zeros.
+ *   below amx  F16: float32 products, scores from the first element to the last, values from the first token to the last
+ *   all        Q8_0: q is rounded to 16 bits (32,512 for its largest element), weights times scales to 15 bits (of the
+ *              largest in 64 tokens), products are summed in integers: exactly, at every level
+ */
 struct attn_args {
     const float *q;
     uint32_t n_q, head_dim; /* head_dim: <= ATTN_MAX_HEAD_DIM; for Q8_0 a multiple of 32 */
-    const void *k, *v;
     enum kv_type kv_type;
-    size_t kv_row_bytes;
-    const uint32_t *first, *last; /* [n_q] within this chunk, <= KV_CHUNK_MAX_TOKENS */
-    float *m, *l, *acc;
+    uint32_t chunk_tokens, n_chunks; /* chunk_tokens * n_chunks <= ATTN_SPAN_TOKENS; a multiple of KV_BLOCK_TOKENS */
+    const void *const *k, *const *v;
+    const void *next;             /* read after these, most likely: a hint, may be NULL */
+    const uint32_t *first, *last; /* [n_q] */
+    struct attn_state out;
+    void *scratch; /* attn_scratch_bytes, aligned to 64, the caller's thread's own */
 };
-#define KV_CHUNK_MAX_TOKENS 256
+#define ATTN_SPAN_TOKENS 512
 #define ATTN_MAX_HEAD_DIM 512
 
 struct kernels {
@@ -90,15 +102,19 @@ struct kernels {
     void (*silu_mul)(float *gate, const float *up, uint32_t n);
     /* x[i] += y[i] * scale */
     void (*add_scaled)(float *x, const float *y, float scale, uint32_t n);
-    /* one row of n floats into the cache's type */
+    /* one row of n floats into the cache's type, as kv_put takes it: float16 [n], or block_q8_0 [n / 32] */
     void (*kv_store[KV_TYPE_COUNT])(const float *x, uint32_t n, void *out);
     void (*attention)(const struct attn_args *a);
+    /* Folds the state of a later span into that of those before it. */
+    void (*attn_fold)(const struct attn_state *total, const struct attn_state *span, uint32_t n, uint32_t head_dim);
 };
 
-/* Bytes of one packed activation row (a multiple of 64) / of one KV row. n: a multiple of the quantised form's block
- * (32; 256 for ACT_Q8K). */
+/* Bytes of one packed activation row (a multiple of 64). n: a multiple of the quantised form's block (32; 256 for
+ * ACT_Q8K). */
 size_t act_row_bytes(enum act_format f, uint32_t n);
-size_t kv_row_bytes(enum kv_type t, uint32_t n);
+
+/* Bytes that any level's attention needs to work in. */
+size_t attn_scratch_bytes(uint32_t head_dim);
 
 /* The table for this machine, capped by WEIR_ISA (an unknown name is an error that lists the levels). Built once;
  * thread-safe. */

@@ -16,7 +16,7 @@ static void run(const struct model *m)
     if (forward_create(&f, m, &e))
         abort();
     const struct device_config c = {.n_threads = 1,
-                                    .chunk_tokens = 4,
+                                    .chunk_tokens = 16,
                                     .n_chunks = 1,
                                     .max_step_tokens = 3,
                                     .max_step_seqs = 1,

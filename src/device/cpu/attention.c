@@ -14,12 +14,11 @@
 #include <math.h>
 #include <string.h>
 
-#define SPAN_TOKENS 512
 #define BLOCK_QUERIES 64
 
 uint32_t cpu_span_chunks(uint32_t chunk_tokens)
 {
-    return chunk_tokens < SPAN_TOKENS ? SPAN_TOKENS / chunk_tokens : 1;
+    return ATTN_SPAN_TOKENS / chunk_tokens;
 }
 
 uint32_t device_cpu_kv_block_rows(const struct model *m)
@@ -134,30 +133,14 @@ static struct attn_state state_at(const struct attn_state *s, uint32_t i, uint32
     return (struct attn_state){s->m + i, s->l + i, s->acc + (size_t)i * head_dim};
 }
 
-/* Folds the states of the next span into those of all spans before it. */
-static void state_fold(const struct attn_state *total, const struct attn_state *span, uint32_t n, uint32_t head_dim)
-{
-    for (uint32_t i = 0; i < n; i++) {
-        if (!(span->l[i] > 0))
-            continue; /* the query sees nothing of this span */
-        float m = fmaxf(total->m[i], span->m[i]);
-        float a = expf(total->m[i] - m), b = expf(span->m[i] - m);
-        float *to = total->acc + (size_t)i * head_dim;
-        const float *from = span->acc + (size_t)i * head_dim;
-        for (uint32_t j = 0; j < head_dim; j++)
-            to[j] = to[j] * a + from[j] * b;
-        total->l[i] = total->l[i] * a + span->l[i] * b;
-        total->m[i] = m;
-    }
-}
-
-/* What each query of the item sees of the chunk that begins at position `begin`. Returns the number of tokens that any
- * of them sees, adds the pairs of query and token to *pairs. */
-static uint32_t visible(const struct cpu *c, const struct cpu_thread *me, const struct attn_item *it, uint32_t begin,
-                        uint64_t *pairs)
+/* What each query of the item sees of a span that begins at position `begin`. Adds the tokens that any of them sees of
+ * the span to *tokens, the pairs of query and token to *pairs. */
+static void visible(const struct cpu *c, const struct cpu_thread *me, const struct attn_item *it, uint32_t begin,
+                    uint64_t *tokens, uint64_t *pairs)
 {
     const struct model *m = c->base.model;
-    uint32_t group = m->n_head / m->n_head_kv, end = begin + c->base.config.chunk_tokens;
+    uint32_t group = m->n_head / m->n_head_kv;
+    uint32_t end = begin + cpu_span_chunks(c->base.config.chunk_tokens) * c->base.config.chunk_tokens;
     uint32_t low = UINT32_MAX, high = 0;
     for (uint32_t r = 0; r < it->n_rows; r++) {
         uint32_t position = c->rows[it->first_row + r].position;
@@ -174,43 +157,48 @@ static uint32_t visible(const struct cpu *c, const struct cpu_thread *me, const 
         }
         *pairs += (uint64_t)(last - first) * group;
     }
-    return high > low ? high - low : 0;
+    *tokens += high > low ? high - low : 0;
 }
 
 /* One span of an item, from its first chunk to its last, into a fresh state. */
 static void run_span(struct cpu *c, uint32_t thread, uint32_t layer, const struct attn_item *it, uint32_t span,
-                     const struct attn_state *s)
+                     const struct attn_state *out)
 {
     const struct model *m = c->base.model;
     const struct step_seq *seq = &c->step.seqs[it->seq];
     struct cpu_thread *me = &c->threads[thread];
     uint32_t group = m->n_head / m->n_head_kv, d = m->head_dim, chunk_tokens = c->base.config.chunk_tokens;
-    uint32_t n_spans = cpu_span_chunks(chunk_tokens), n_q = it->n_rows * group;
-    uint32_t chunk = (it->first_span + span) * n_spans, end = chunk + n_spans;
-    uint32_t last_chunk = c->rows[it->first_row + it->n_rows - 1].position / chunk_tokens;
-    uint64_t pairs = 0;
-    state_reset(s, n_q, d);
-    struct attn_args a = {
+    uint32_t n_chunks = cpu_span_chunks(chunk_tokens), first = (it->first_span + span) * n_chunks;
+    uint32_t end = c->rows[it->first_row + it->n_rows - 1].position / chunk_tokens + 1;
+    const void *k[ATTN_SPAN_TOKENS / KV_BLOCK_TOKENS], *v[ATTN_SPAN_TOKENS / KV_BLOCK_TOKENS], *next = NULL;
+    uint64_t pairs = 0, tokens = 0;
+    visible(c, me, it, first * chunk_tokens, &tokens, &pairs);
+    if (end - first > n_chunks) {
+        end = first + n_chunks;
+        next = cpu_kv(c, seq->chunks[end], layer, false, it->kv_head);
+    } else if (it->kv_head + 1 < m->n_head_kv) {
+        next = cpu_kv(c, seq->chunks[it->first_span * n_chunks], layer, false, it->kv_head + 1);
+    }
+    for (uint32_t i = first; i < end; i++) {
+        k[i - first] = cpu_kv(c, seq->chunks[i], layer, false, it->kv_head);
+        v[i - first] = cpu_kv(c, seq->chunks[i], layer, true, it->kv_head);
+    }
+    c->k->attention(&(struct attn_args){
         .q = c->q + ((size_t)it->kv_head * c->base.config.max_step_tokens + it->first_row) * group * d,
-        .n_q = n_q,
+        .n_q = it->n_rows * group,
         .head_dim = d,
         .kv_type = c->base.config.kv_type,
-        .kv_row_bytes = c->kv_row_bytes,
+        .chunk_tokens = chunk_tokens,
+        .n_chunks = end - first,
+        .k = k,
+        .v = v,
+        .next = next,
         .first = me->first,
         .last = me->last,
-        .m = s->m,
-        .l = s->l,
-        .acc = s->acc,
-    };
-    for (; chunk < end && chunk <= last_chunk; chunk++) {
-        uint32_t n_seen = visible(c, me, it, chunk * chunk_tokens, &pairs);
-        if (!n_seen)
-            continue;
-        a.k = cpu_kv(c, seq->chunks[chunk], layer, false, it->kv_head);
-        a.v = cpu_kv(c, seq->chunks[chunk], layer, true, it->kv_head);
-        c->k->attention(&a);
-        me->traffic.kv_read_bytes += 2ull * n_seen * c->kv_row_bytes;
-    }
+        .out = *out,
+        .scratch = me->attn_scratch,
+    });
+    me->traffic.kv_read_bytes += 2ull * tokens * c->kv_row_bytes;
     me->traffic.flops += 4.0 * (double)pairs * d;
 }
 
@@ -245,7 +233,7 @@ static void run_item(struct cpu *c, uint32_t thread, uint32_t layer, const struc
             continue;
         }
         run_span(c, thread, layer, it, s, &me->span);
-        state_fold(&me->total, &me->span, n_q, m->head_dim);
+        c->k->attn_fold(&me->total, &me->span, n_q, m->head_dim);
     }
     if (whole)
         write_item(c, it, &me->total);
@@ -259,7 +247,7 @@ static void merge_cut_item(struct cpu *c, uint32_t thread, const struct attn_ite
     state_reset(total, n_q, m->head_dim);
     for (uint32_t s = 0; s < it->n_spans; s++) {
         struct attn_state partial = state_at(&c->plan.partial, it->partial + s * n_q, m->head_dim);
-        state_fold(total, &partial, n_q, m->head_dim);
+        c->k->attn_fold(total, &partial, n_q, m->head_dim);
     }
     write_item(c, it, total);
 }

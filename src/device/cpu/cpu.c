@@ -89,10 +89,8 @@ static int cpu_wait(struct device *d, struct step_result *out, struct err *e)
 static void cpu_copy_chunk(struct device *d, uint32_t src, uint32_t dst, uint32_t n_tokens)
 {
     struct cpu *c = (struct cpu *)d;
-    for (uint32_t layer = 0; layer < d->model->n_layer; layer++) {
-        for (uint32_t h = 0; h < 2 * d->model->n_head_kv; h++)
-            memcpy(cpu_kv(c, dst, layer, false, h), cpu_kv(c, src, layer, false, h), n_tokens * c->kv_row_bytes);
-    }
+    (void)n_tokens; /* tokens lie interleaved; what comes along behind them is seen by nobody */
+    memcpy(c->kv + dst * c->chunk_bytes, c->kv + src * c->chunk_bytes, c->chunk_bytes);
 }
 
 static void cpu_poison_chunk(struct device *d, uint32_t chunk)
@@ -209,6 +207,7 @@ static void carve_threads(struct cpu *c, struct carver *a, const uint32_t widest
         p.span = carve_state(a, queries, m->head_dim);
         p.first = carve(a, queries, sizeof *p.first);
         p.last = carve(a, queries, sizeof *p.last);
+        p.attn_scratch = carve(a, attn_scratch_bytes(m->head_dim), 1);
         if (m->n_expert) {
             p.expert_first = carve(a, m->n_expert + 1, sizeof *p.expert_first);
             p.expert_cursor = carve(a, m->n_expert + 1, sizeof *p.expert_cursor);
@@ -275,8 +274,8 @@ static int create_memory(struct cpu *c, struct err *e)
     const struct device_config *g = &c->base.config;
     const struct model *m = c->base.model;
     c->kv_row_bytes = kv_row_bytes(g->kv_type, m->head_dim);
-    c->head_bytes = g->chunk_tokens * c->kv_row_bytes;
-    c->layer_bytes = 2 * (size_t)m->n_head_kv * c->head_bytes;
+    c->area_bytes = kv_area_bytes(g->kv_type, m->head_dim, g->chunk_tokens);
+    c->layer_bytes = 2 * (size_t)m->n_head_kv * c->area_bytes;
     c->chunk_bytes = m->n_layer * c->layer_bytes;
     if (__builtin_mul_overflow(c->chunk_bytes, (size_t)g->n_chunks, &c->kv_bytes))
         return err_set(e, WEIR_ELIMIT, "%u chunks of %zu bytes are more than any memory", g->n_chunks, c->chunk_bytes);
@@ -300,9 +299,12 @@ static int create_memory(struct cpu *c, struct err *e)
 
 static int check_config(const struct device_config *g, const struct model *m, struct err *e)
 {
-    if (!g->chunk_tokens || g->chunk_tokens > KV_CHUNK_MAX_TOKENS)
-        return err_set(e, WEIR_EINVAL, "chunks of %u tokens; the device supports 1 to %d", g->chunk_tokens,
-                       KV_CHUNK_MAX_TOKENS);
+    if (!g->chunk_tokens || g->chunk_tokens > KV_CHUNK_MAX_TOKENS || g->chunk_tokens % KV_BLOCK_TOKENS)
+        return err_set(e, WEIR_EINVAL, "chunks of %u tokens; the device supports multiples of %d up to %d",
+                       g->chunk_tokens, KV_BLOCK_TOKENS, KV_CHUNK_MAX_TOKENS);
+    if (m->head_dim > ATTN_MAX_HEAD_DIM)
+        return err_set(e, WEIR_EUNSUPPORTED, "heads of %u elements; the device supports up to %d", m->head_dim,
+                       ATTN_MAX_HEAD_DIM);
     if (!g->n_chunks || !g->max_step_seqs || !g->max_outputs || !g->max_context)
         return err_set(e, WEIR_EINVAL, "a device needs at least one chunk, sequence, output and position");
     if (!g->max_step_tokens || g->max_step_tokens > MAX_STEP_TOKENS || g->max_step_seqs > MAX_STEP_TOKENS ||

@@ -19,12 +19,6 @@ struct packed {
     size_t row_bytes[ACT_FORMAT_COUNT]; /* distance of rows */
 };
 
-/* Running state of online softmax, for a number of queries. */
-struct attn_state {
-    float *m, *l; /* [n] */
-    float *acc;   /* [n][head_dim] */
-};
-
 /* What one worker alone uses. */
 struct cpu_thread {
     _Alignas(64) struct step_traffic traffic;
@@ -32,8 +26,9 @@ struct cpu_thread {
     unsigned char *packed[ACT_FORMAT_COUNT]; /* few rows, packed by this worker for itself */
     struct attn_state total, span;           /* [attn_queries] */
     uint32_t *first, *last;                  /* [attn_queries] */
-    uint32_t *expert_first, *expert_cursor;  /* [n_expert + 1] slots of each expert */
-    uint32_t *slot_of;                       /* [rows * n_expert_used] */
+    void *attn_scratch;
+    uint32_t *expert_first, *expert_cursor; /* [n_expert + 1] slots of each expert */
+    uint32_t *slot_of;                      /* [rows * n_expert_used] */
 };
 
 /* One sequence's query rows against one KV head: the unit of attention. */
@@ -72,7 +67,7 @@ struct cpu {
     struct cpu_thread *threads;
 
     unsigned char *kv;
-    size_t kv_bytes, chunk_bytes, layer_bytes, head_bytes, kv_row_bytes; /* head: one KV head's keys of a chunk */
+    size_t kv_bytes, chunk_bytes, layer_bytes, area_bytes, kv_row_bytes; /* area: one KV head's keys of a chunk */
 
     /* Scratch, shared by all workers. R: rows of a step at most. */
     float *x;                                /* [R][n_embd] residual stream */
@@ -158,18 +153,16 @@ void cpu_op_logits(struct cpu *c, uint32_t thread);
 
 /* ---- attention (attention.c) ---- */
 
-/* Positions are cut into spans of so many chunks: about 512 tokens. */
+/* Positions are cut into spans of so many chunks: 512 tokens, or what fits. */
 uint32_t cpu_span_chunks(uint32_t chunk_tokens);
-
-/* Query rows of a group that go through the cache together, at most. */
 
 /* Splits the attention of the step that was set among the workers. */
 void cpu_attn_plan(struct cpu *c);
 
+/* Keys and then values of each KV head, side by side, as attention reads them. */
 static inline unsigned char *cpu_kv(const struct cpu *c, uint32_t chunk, uint32_t layer, bool values, uint32_t kv_head)
 {
-    return c->kv + chunk * c->chunk_bytes + layer * c->layer_bytes +
-           ((values ? c->base.model->n_head_kv : 0) + kv_head) * c->head_bytes;
+    return c->kv + chunk * c->chunk_bytes + layer * c->layer_bytes + (2 * kv_head + values) * c->area_bytes;
 }
 
 #endif

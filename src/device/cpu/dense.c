@@ -53,7 +53,10 @@ static void finish_head(struct cpu *c, const struct layer *y, uint32_t layer, ui
         return;
     }
     const struct step_row *r = &c->rows[row];
-    k->kv_store[c->base.config.kv_type](x, d, cpu_kv(c, r->chunk, layer, is_v, h) + r->slot * c->kv_row_bytes);
+    const enum kv_type t = c->base.config.kv_type;
+    _Alignas(64) unsigned char stored[ATTN_MAX_HEAD_DIM * sizeof(uint16_t)];
+    k->kv_store[t](x, d, stored);
+    kv_put(t, is_v, stored, d, c->base.config.chunk_tokens, cpu_kv(c, r->chunk, layer, is_v, h), r->slot);
 }
 
 static void finish_heads(struct cpu *c, uint32_t thread, uint32_t layer, uint32_t begin, uint32_t end)

@@ -14,6 +14,7 @@ void ref_init_matmul(struct kernels *k);
 void ref_init_act(struct kernels *k);
 void ref_init_vector(struct kernels *k);
 void ref_attention(const struct attn_args *a);
+void ref_attn_fold(const struct attn_state *total, const struct attn_state *span, uint32_t n, uint32_t head_dim);
 
 /* A block of 32: w = d * q + m. */
 struct unpacked_block {

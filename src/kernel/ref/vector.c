@@ -79,4 +79,5 @@ void kernels_init_ref(struct kernels *k)
     ref_init_act(k);
     ref_init_vector(k);
     k->attention = ref_attention;
+    k->attn_fold = ref_attn_fold;
 }

@@ -1,172 +1,168 @@
-/* Attention over one chunk, at either width: included by attention_avx2.c and attention_avx512.c.
+/* Attention over a span with vector instructions, at either width: included by attention_avx2.c, _avx512.c, _vnni.c.
  *
- * Keys, then values, are widened to float32 eight tokens at a time and used by all queries of the call while they are
- * in the first-level cache. Tiles start at multiples of eight tokens of the chunk, whoever sees them, so that a query's
- * sums are the same in any company: tokens that it does not see weigh zero.
- */
-#include "kernel/blocks.h"
-#include "kernel/x86/vf.h"
+ * Up to four queries go through the span together: scores of all tokens, softmax, values. Keys and values are read in
+ * the order in which they lie, and asked for some blocks ahead: keys, then values, then what comes next. Each vector
+ * that is read is widened once and used by all four queries; a score is a lane, so nothing is summed across lanes.
+ *
+ * A query's sums are the same in any company: tokens that it does not see, but its neighbours do, weigh zero. */
+#ifndef WEIR_KERNEL_X86_ATTENTION_H
+#define WEIR_KERNEL_X86_ATTENTION_H
 
-#include <math.h>
+#include "kernel/x86/span.h"
 
-#define TILE 8     /* tokens */
-#define QUERIES 32 /* whose scores are kept at a time: 32 KB */
+/* ---- float16 ---- */
 
-struct tile {
-    _Alignas(64) float row[TILE][ATTN_MAX_HEAD_DIM];
-};
-
-/* One cached row as float32, zeros up to a whole vector. */
-INLINE void widen_row(enum kv_type t, const void *row, uint32_t n, float *out)
+/* score[q][..] of two vectors of tokens: element after element. */
+INLINE void score_f16(const struct span *s, uint32_t block, const float *q, int n_q, float *score)
 {
-    uint32_t i = 0;
-    if (t == KV_Q8_0) {
-        const struct block_q8_0 *b = row;
-        for (; i < n; i += 32, b++) {
-            const vf d = vf_set(_cvtsh_ss(b->d));
-            for (uint32_t j = 0; j < 32; j += VF_N)
-                vf_store(out + i + j, vf_mul(d, vf_from_i8(b->q + j)));
+    const uint32_t n = s->a->head_dim;
+    const uint16_t *k[2];
+    const uint8_t *ahead[2];
+    UNROLL for (int j = 0; j < 2; j++)
+    {
+        const uint32_t b = min_u32(block + (uint32_t)j * VF_N / 16, s->n_blocks - 1);
+        k[j] = (const uint16_t *)(const void *)s->k[b] + j * VF_N % 16;
+        ahead[j] = s->ahead[b];
+    }
+    vf sum[QUERIES][2];
+    UNROLL for (int i = 0; i < n_q; i++) sum[i][0] = sum[i][1] = vf_zero();
+    for (uint32_t e = 0; e < n; e++) {
+        if (e % 2 == 0)
+            ask(ahead[0], (size_t)e * 32);
+        else if (VF_N == 16)
+            ask(ahead[1], (size_t)(e - 1) * 32);
+        const vf k0 = vf_from_f16(k[0] + (size_t)e * 16), k1 = vf_from_f16(k[1] + (size_t)e * 16);
+        UNROLL for (int i = 0; i < n_q; i++)
+        {
+            const vf x = vf_set(q[(size_t)i * n + e]);
+            sum[i][0] = vf_fma(x, k0, sum[i][0]);
+            sum[i][1] = vf_fma(x, k1, sum[i][1]);
         }
+    }
+    UNROLL for (int i = 0; i < n_q; i++)
+    {
+        vf_store(score + i * ATTN_SPAN_TOKENS, sum[i][0]);
+        vf_store(score + i * ATTN_SPAN_TOKENS + VF_N, sum[i][1]);
+    }
+}
+
+INLINE void scores_f16(const struct span *s, const float *q, int n_q, uint32_t begin, uint32_t end, float *score)
+{
+    for (uint32_t t = begin; t < end; t += 2 * VF_N) {
+        const uint32_t at = pair_of_vectors(t, end);
+        score_f16(s, at / 16, q, n_q, score + at);
+    }
+}
+
+/* acc[q][first element ..] of n_v vectors, token after token. `rest`: elements of the last vector, 0 for all. */
+INLINE void weigh_f16(const struct span *s, const float *p, int n_q, uint32_t begin, uint32_t end, uint32_t element,
+                      int n_v, uint32_t rest, float *acc)
+{
+    const uint32_t n = s->a->head_dim;
+    vf sum[QUERIES][4];
+    UNROLL for (int i = 0; i < n_q; i++)
+    {
+        UNROLL for (int j = 0; j < n_v; j++) sum[i][j] = vf_zero();
+    }
+    for (uint32_t t = begin; t < end; t++) {
+        const uint16_t *v = (const uint16_t *)(const void *)s->v[t / 16] + (size_t)(t % 16) * n + element;
+        const uint8_t *ahead = s->ahead[s->n_blocks + t / 16] + ((size_t)(t % 16) * n + element) * 2;
+        ask(ahead, 0);
+        if (n_v * VF_N > 32)
+            ask(ahead, 64);
+        vf x[4];
+        UNROLL for (int j = 0; j < n_v; j++) x[j] =
+            rest && j == n_v - 1 ? vf_from_f16_n(v + j * VF_N, rest) : vf_from_f16(v + j * VF_N);
+        UNROLL for (int i = 0; i < n_q; i++)
+        {
+            const vf w = vf_set(p[(uint32_t)i * ATTN_SPAN_TOKENS + t]);
+            UNROLL for (int j = 0; j < n_v; j++) sum[i][j] = vf_fma(w, x[j], sum[i][j]);
+        }
+    }
+    UNROLL for (int i = 0; i < n_q; i++)
+    {
+        UNROLL for (int j = 0; j < n_v; j++)
+        {
+            float *to = acc + (size_t)i * n + element + (uint32_t)j * VF_N;
+            if (rest && j == n_v - 1)
+                vf_store_n(to, sum[i][j], rest);
+            else
+                vf_store(to, sum[i][j]);
+        }
+    }
+}
+
+/* Vectors of an element group: 16 sums and what feeds them find room in 32 registers, 8 in 16. */
+#define GROUP (VF_N == 16 ? 4 : 2)
+
+INLINE void values_f16(const struct span *s, const float *p, int n_q, uint32_t begin, uint32_t end, float *acc)
+{
+    const uint32_t n = s->a->head_dim, whole = n / (GROUP * VF_N) * (GROUP * VF_N);
+    uint32_t e = 0;
+    for (; e < whole; e += GROUP * VF_N)
+        weigh_f16(s, p, n_q, begin, end, e, GROUP, 0, acc);
+    for (; n - e >= VF_N; e += VF_N)
+        weigh_f16(s, p, n_q, begin, end, e, 1, 0, acc);
+    if (e < n)
+        weigh_f16(s, p, n_q, begin, end, e, 1, n - e, acc);
+}
+
+/* ---- a span ---- */
+
+#include "kernel/x86/attention_q8.h"
+
+INLINE void attend(const struct span *s, uint32_t query, int n_q)
+{
+    const struct attn_args *a = s->a;
+    const uint32_t n = a->head_dim;
+    _Alignas(64) float score[QUERIES * ATTN_SPAN_TOKENS];
+    uint32_t first, last;
+    if (!span_range(s, query, (uint32_t)n_q, &first, &last)) {
+        span_empty(s, query, (uint32_t)n_q);
         return;
     }
-    const uint16_t *h = row;
-    for (; n - i >= VF_N; i += VF_N)
-        vf_store(out + i, vf_from_f16(h + i));
-    if (i < n) {
-        uint16_t last[VF_N] = {0};
-        memcpy(last, h + i, (n - i) * sizeof *last);
-        vf_store(out + i, vf_from_f16(last));
-    }
+    const uint32_t begin = first / 16 * 16, end = (last + 15) / 16 * 16;
+    const float *q = a->q + (size_t)query * n;
+    float *acc = a->out.acc + (size_t)query * n;
+    if (a->kv_type == KV_F16)
+        scores_f16(s, q, n_q, begin, end, score);
+    else
+        scores_q8(s, q, n_q, begin, end, score);
+    for (int i = 0; i < n_q; i++)
+        softmax(s, query + (uint32_t)i, begin, end, score + i * ATTN_SPAN_TOKENS);
+    if (a->kv_type == KV_F16)
+        values_f16(s, score, n_q, first, last, acc);
+    else
+        values_q8(s, score, n_q, begin, end, acc);
 }
 
-/* Tokens first .. first + 7 of the chunk; those from end on are zeros. */
-INLINE void widen_tile(const struct attn_args *a, const void *base, uint32_t first, uint32_t end, struct tile *out)
+/* Compiled for each number of queries. */
+static void attend_1(const struct span *s, uint32_t query)
 {
-    for (uint32_t t = 0; t < TILE; t++) {
-        if (first + t < end) {
-            const void *row = (const char *)base + (size_t)(first + t) * a->kv_row_bytes;
-            widen_row(a->kv_type, row, a->head_dim, out->row[t]);
-        } else {
-            memset(out->row[t], 0, (a->head_dim + VF_N - 1) / VF_N * VF_N * sizeof(float));
-        }
-    }
+    attend(s, query, 1);
 }
-
-/* The sums of eight vectors. */
-INLINE __m256 merge_8(const vf v[8])
+static void attend_2(const struct span *s, uint32_t query)
 {
-    __m256 a = _mm256_hadd_ps(vf_fold(v[0]), vf_fold(v[1])), b = _mm256_hadd_ps(vf_fold(v[2]), vf_fold(v[3]));
-    __m256 c = _mm256_hadd_ps(vf_fold(v[4]), vf_fold(v[5])), d = _mm256_hadd_ps(vf_fold(v[6]), vf_fold(v[7]));
-    a = _mm256_hadd_ps(a, b);
-    c = _mm256_hadd_ps(c, d);
-    return _mm256_add_ps(_mm256_permute2f128_ps(a, c, 0x20), _mm256_permute2f128_ps(a, c, 0x31));
+    attend(s, query, 2);
 }
-
-/* score[t] = q . row[t] */
-INLINE void score_tile(const float *q, uint32_t n, const struct tile *k, float score[TILE])
+static void attend_3(const struct span *s, uint32_t query)
 {
-    vf sum[TILE];
-    UNROLL for (int t = 0; t < TILE; t++) sum[t] = vf_zero();
-    uint32_t i = 0;
-    for (; n - i >= VF_N; i += VF_N) {
-        const vf v = vf_load(q + i);
-        UNROLL for (int t = 0; t < TILE; t++) sum[t] = vf_fma(v, vf_load(k->row[t] + i), sum[t]);
-    }
-    if (i < n) {
-        const vf v = vf_load_n(q + i, n - i);
-        UNROLL for (int t = 0; t < TILE; t++) sum[t] = vf_fma(v, vf_load(k->row[t] + i), sum[t]);
-    }
-    _mm256_storeu_ps(score, merge_8(sum));
+    attend(s, query, 3);
 }
-
-/* acc += sum over tokens of p[t] * row[t], token after token */
-INLINE void weigh_tile(const float p[TILE], const struct tile *v, float *acc, uint32_t n)
+static void attend_4(const struct span *s, uint32_t query)
 {
-    vf weight[TILE];
-    UNROLL for (int t = 0; t < TILE; t++) weight[t] = vf_set(p[t]);
-    uint32_t i = 0;
-    for (; n - i >= VF_N; i += VF_N) {
-        vf sum = vf_load(acc + i);
-        UNROLL for (int t = 0; t < TILE; t++) sum = vf_fma(weight[t], vf_load(v->row[t] + i), sum);
-        vf_store(acc + i, sum);
-    }
-    if (i < n) {
-        vf sum = vf_load_n(acc + i, n - i);
-        UNROLL for (int t = 0; t < TILE; t++) sum = vf_fma(weight[t], vf_load(v->row[t] + i), sum);
-        vf_store_n(acc + i, sum, n - i);
-    }
-}
-
-/* Scores of tokens [first, last) become weights, those of the others in the same vectors and tiles 0; running maximum,
- * sum and values are brought to the new maximum. */
-INLINE void softmax_step(float *score, uint32_t first, uint32_t last, float *m, float *l, float *acc, uint32_t n)
-{
-    const uint32_t begin = first / VF_N * VF_N, end = (last + VF_N - 1) / VF_N * VF_N;
-    for (uint32_t t = begin; t < first; t++)
-        score[t] = -INFINITY;
-    for (uint32_t t = last; t < end; t++)
-        score[t] = -INFINITY;
-    vf highest = vf_set(*m);
-    for (uint32_t t = begin; t < end; t += VF_N)
-        highest = vf_max(highest, vf_load(score + t));
-    const float top = vf_reduce_max(highest);
-    vf sum = vf_zero();
-    for (uint32_t t = begin; t < end; t += VF_N) {
-        const vf p = vf_exp(vf_sub(vf_load(score + t), vf_set(top)));
-        vf_store(score + t, p);
-        sum = vf_add(sum, p);
-    }
-    if (*m != top) {
-        const float scale = expf(*m - top); /* 0 for the first chunk */
-        *m = top;
-        *l *= scale;
-        for (uint32_t i = 0; i < n; i++)
-            acc[i] *= scale;
-    }
-    *l += vf_reduce_add(sum);
-}
-
-/* Up to QUERIES queries from `begin` on. */
-static void attend_queries(const struct attn_args *a, uint32_t begin, uint32_t n_q)
-{
-    struct tile tile;
-    float score[QUERIES][KV_CHUNK_MAX_TOKENS];
-    uint32_t lowest = KV_CHUNK_MAX_TOKENS, highest = 0;
-    const uint32_t *first = a->first + begin, *last = a->last + begin;
-    for (uint32_t i = 0; i < n_q; i++) {
-        if (first[i] < last[i]) {
-            lowest = first[i] < lowest ? first[i] : lowest;
-            highest = last[i] > highest ? last[i] : highest;
-        }
-    }
-    lowest = lowest / TILE * TILE;
-    for (uint32_t t = lowest; t < highest; t += TILE) {
-        for (uint32_t r = t; r < t + TILE && r < highest; r++) {
-            for (size_t line = 0; line < a->kv_row_bytes; line += 64)
-                _mm_prefetch((const char *)a->v + r * a->kv_row_bytes + line, _MM_HINT_T0);
-        }
-        widen_tile(a, a->k, t, highest, &tile);
-        for (uint32_t i = 0; i < n_q; i++) {
-            if (first[i] < t + TILE && last[i] > t)
-                score_tile(a->q + (size_t)(begin + i) * a->head_dim, a->head_dim, &tile, score[i] + t);
-        }
-    }
-    for (uint32_t i = 0; i < n_q; i++) {
-        if (first[i] < last[i])
-            softmax_step(score[i], first[i], last[i], a->m + begin + i, a->l + begin + i,
-                         a->acc + (size_t)(begin + i) * a->head_dim, a->head_dim);
-    }
-    for (uint32_t t = lowest; t < highest; t += TILE) {
-        widen_tile(a, a->v, t, highest, &tile);
-        for (uint32_t i = 0; i < n_q; i++) {
-            if (first[i] < last[i] && first[i] < t + TILE && last[i] > t)
-                weigh_tile(score[i] + t, &tile, a->acc + (size_t)(begin + i) * a->head_dim, a->head_dim);
-        }
-    }
+    attend(s, query, 4);
 }
 
 static void attention(const struct attn_args *a)
 {
-    for (uint32_t i = 0; i < a->n_q; i += QUERIES)
-        attend_queries(a, i, a->n_q - i < QUERIES ? a->n_q - i : QUERIES);
+    static void (*const by_queries[])(const struct span *, uint32_t) = {attend_1, attend_2, attend_3, attend_4};
+    struct span s;
+    span_open(&s, a);
+    for (uint32_t i = 0; s.n_blocks && i < a->n_q; i += QUERIES)
+        by_queries[(a->n_q - i < QUERIES ? a->n_q - i : QUERIES) - 1](&s, i);
+    if (!s.n_blocks)
+        span_empty(&s, 0, a->n_q);
 }
+
+#endif

@@ -21,6 +21,7 @@ void kernels_init_avx512(struct kernels *k)
 
 void kernels_init_vnni(struct kernels *k)
 {
+    x86_attention_vnni(k);
     x86_blocks_vnni(k);
     x86_supers_vnni(k);
 }

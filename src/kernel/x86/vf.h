@@ -76,6 +76,16 @@ INLINE vf vf_zero_below(vf v, vf x, float limit)
 {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(limit), _CMP_GE_OQ), v);
 }
+/* v where x >= limit or is no number, else 0 */
+INLINE vf vf_zero_where_below(vf v, vf x, vf limit)
+{
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ), v);
+}
+/* a * b where a is not 0; 0 elsewhere, whatever b */
+INLINE vf vf_mul_nonzero(vf a, vf b)
+{
+    return _mm512_maskz_mul_ps(_mm512_cmp_ps_mask(a, vf_zero(), _CMP_NEQ_UQ), a, b);
+}
 INLINE float vf_reduce_max(vf a)
 {
     return _mm512_reduce_max_ps(a);
@@ -87,6 +97,10 @@ INLINE __m256 vf_fold(vf a)
 INLINE vf vf_from_f16(const uint16_t *p)
 {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p));
+}
+INLINE vf vf_from_f16_n(const uint16_t *p, uint32_t n)
+{
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(vf_mask(n), p));
 }
 INLINE void vf_to_f16(uint16_t *p, vf v)
 {
@@ -209,6 +223,14 @@ INLINE vf vf_zero_below(vf v, vf x, float limit)
 {
     return _mm256_and_ps(v, _mm256_cmp_ps(x, _mm256_set1_ps(limit), _CMP_GE_OQ));
 }
+INLINE vf vf_zero_where_below(vf v, vf x, vf limit)
+{
+    return _mm256_and_ps(v, _mm256_cmp_ps(x, limit, _CMP_NLT_UQ));
+}
+INLINE vf vf_mul_nonzero(vf a, vf b)
+{
+    return _mm256_and_ps(_mm256_mul_ps(a, b), _mm256_cmp_ps(a, vf_zero(), _CMP_NEQ_UQ));
+}
 INLINE float vf_reduce_max(vf a)
 {
     __m128 v = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -222,6 +244,12 @@ INLINE __m256 vf_fold(vf a)
 INLINE vf vf_from_f16(const uint16_t *p)
 {
     return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p));
+}
+INLINE vf vf_from_f16_n(const uint16_t *p, uint32_t n)
+{
+    uint16_t all[VF_N] = {0};
+    memcpy(all, p, n * sizeof *all);
+    return vf_from_f16(all);
 }
 INLINE void vf_to_f16(uint16_t *p, vf v)
 {

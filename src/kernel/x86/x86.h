@@ -20,6 +20,7 @@ void x86_rows_avx2(struct kernels *k);
 void x86_rows_avx512(struct kernels *k);
 void x86_attention_avx2(struct kernels *k);
 void x86_attention_avx512(struct kernels *k);
+void x86_attention_vnni(struct kernels *k);
 void x86_floats_avx2(struct kernels *k);
 void x86_blocks_avx2(struct kernels *k);
 void x86_supers_avx2(struct kernels *k);
