@@ -21,11 +21,11 @@ BIN   := $(if $(SAN)$(DEBUG)$(filter-out gcc,$(CC)),$(B)/weir,weir)
 
 # Debian 12 packages: to build, and to test.
 APT_BUILD := build-essential pkg-config libevent-dev libssl-dev libjansson-dev libpcre2-dev libutf8proc-dev \
-             libhwloc-dev libcurl4-openssl-dev libxxhash-dev libedit-dev python3 python3-jinja2 ca-certificates
+             libhwloc-dev libcurl4-openssl-dev libxxhash-dev libedit-dev libsqlite3-dev python3 python3-jinja2 ca-certificates
 APT_NPM   := $(if $(shell command -v npm),,nodejs npm)
 APT_TEST  := libcmocka-dev python3-numpy curl clang clang-format libclang-rt-14-dev cppcheck openssl $(APT_NPM) \
              chromium fonts-liberation tmux
-PKGS      := libevent libevent_openssl libevent_pthreads openssl jansson libpcre2-8 libutf8proc hwloc libcurl libxxhash libedit
+PKGS      := libevent libevent_openssl libevent_pthreads openssl jansson libpcre2-8 libutf8proc hwloc libcurl libxxhash libedit sqlite3
 
 # Without the packages only `help` and `deps` work; they are installed by `deps` and asked for again by the next make.
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)

@@ -236,7 +236,7 @@ static void sink(const struct gen_event *ev)
     l->n_preemptions += u->n_preemptions;
     l->n_ended++;
     l->wrong |= fabs(time - spans) > 1e-6 || bytes != gen_memory_bytes(&u->traffic) || u->spans[0].phase != GEN_QUEUED;
-    l->wrong |= fabs(waits - u->phase_s[GEN_QUEUED]) > 1e-2; /* and the time until the scheduler saw it */
+    l->wrong |= fabs(waits - u->phase_s[GEN_QUEUED]) > 1e-6;
     l->wrong |= ev->finish == FINISH_LENGTH && u->n_steps < ev->n_output_tokens;
     pthread_cond_signal(&l->changed);
     pthread_mutex_unlock(&l->lock);

@@ -298,7 +298,7 @@ static void test_objects(void **state)
     struct reply_head h = {.chat = true, .id = "chatcmpl-1", .created = 7, .model = "m\"x"};
     struct reply_choice c[2] = {{.index = 0, .text = "hi", .n_text = 2, .finish_reason = "stop"},
                                 {.index = 1, .text = "yo", .n_text = 2, .finish_reason = "length"}};
-    reply_object(&b, &h, c, 2, &(struct reply_usage){3, 4, 2});
+    reply_object(&b, &h, c, 2, &(struct reply_usage){.prompt_tokens = 3, .completion_tokens = 4, .cached_tokens = 2});
     json_t *v = parsed(&b);
     assert_string_equal(json_string_value(json_object_get(v, "object")), "chat.completion");
     assert_string_equal(json_string_value(json_object_get(v, "model")), "m\"x");
@@ -356,10 +356,13 @@ static void test_chunks(void **state)
     delta = json_object_get(json_array_get(json_object_get(v, "choices"), 0), "delta");
     assert_int_equal(json_object_size(delta), 0);
     json_decref(v);
-    reply_usage_chunk(&b, &h, &(struct reply_usage){1, 2, 0});
+    reply_usage_chunk(&b, &h,
+                      &(struct reply_usage){.prompt_tokens = 1, .completion_tokens = 2, .weir = "{\"flops\":7}"});
     v = event(&b);
     assert_int_equal(json_array_size(json_object_get(v, "choices")), 0);
     assert_int_equal(json_integer_value(json_object_get(json_object_get(v, "usage"), "total_tokens")), 3);
+    v = json_object_get(json_object_get(v, "usage"), "weir") ? v : NULL;
+    assert_non_null(v);
     json_decref(v);
     buf_finish(&b);
 }
@@ -369,31 +372,65 @@ static void test_keys(void **state)
     (void)state;
     struct auth a;
     struct err e;
-    uint64_t id, other;
+    const struct auth_key *one, *two, *four;
     auth_init(&a);
-    assert_true(auth_check(&a, NULL, &id)); /* no keys: open */
-    assert_int_equal(id, 0);
+    one = auth_check(&a, NULL); /* no keys: open */
+    assert_true(one && one->id == 0 && auth_is_admin(&a, one));
+    assert_string_equal(one->name, "anonymous");
+    assert_true(auth_check_metrics(&a, NULL));
     assert_int_equal(auth_add(&a, "one", &e), 0);
     assert_int_equal(auth_add(&a, "", &e), WEIR_EINVAL);
+    assert_true(auth_is_admin(&a, auth_check(&a, "Bearer one"))); /* the only one */
     char path[] = "/tmp/weir-keys-XXXXXX";
     int fd = mkstemp(path);
-    static const char text[] = "# comment\n\n two \nthree\r\n";
+    static const char text[] = "# comment\n\n two \nthree\r\nfour\tadmin name=team-4\nfive name=team-4";
     assert_int_equal(write(fd, text, sizeof text - 1), sizeof text - 1);
     close(fd);
     assert_int_equal(auth_add_file(&a, path, &e), 0);
-    assert_int_equal(a.n_keys, 3);
+    assert_int_equal(a.n_keys, 5);
     unlink(path);
-    assert_true(auth_check(&a, "Bearer one", &id));
-    assert_true(auth_check(&a, "bearer two", &other));
-    assert_true(id != other && id && other);
-    assert_true(auth_check(&a, "Bearer three", &id));
-    assert_false(auth_check(&a, "Bearer # comment", &id));
-    assert_false(auth_check(&a, "Bearer on", &id));
-    assert_false(auth_check(&a, "Bearer ", &id));
-    assert_false(auth_check(&a, "one", &id));
-    assert_false(auth_check(&a, NULL, &id));
+    one = auth_check(&a, "Bearer one");
+    two = auth_check(&a, "bearer two");
+    four = auth_check(&a, "Bearer four");
+    assert_true(one && two && four && one->id && two->id && one->id != two->id);
+    assert_true(auth_check(&a, "Bearer three") != NULL);
+    assert_true(strlen(one->name) == 16 && !strncmp(one->name, "key-", 4) && strcmp(one->name, two->name));
+    assert_string_equal(four->name, "team-4");
+    assert_string_equal(auth_check(&a, "Bearer five")->name, "team-4");
+    assert_true(auth_is_admin(&a, four) && !auth_is_admin(&a, one));
+    static const char *const wrong[] = {"Bearer # comment", "Bearer on", "Bearer ", "one", "Bearer four admin", NULL};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        assert_null(auth_check(&a, wrong[i]));
+    assert_int_equal(auth_set_metrics_key(&a, "", &e), WEIR_EINVAL);
+    assert_int_equal(auth_set_metrics_key(&a, "scrape", &e), 0);
+    assert_true(auth_check_metrics(&a, "Bearer scrape") && auth_check_metrics(&a, "Bearer four"));
+    assert_false(auth_check_metrics(&a, NULL) || auth_check_metrics(&a, "Bearer one"));
+    assert_null(auth_check(&a, "Bearer scrape"));
     assert_int_equal(auth_add_file(&a, "/nonexistent", &e), WEIR_EIO);
     auth_finish(&a);
+}
+
+/* A bad line is named by its number; the key is not told. */
+static void test_key_files(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {
+        "sk-secret two", "sk-secret name=", "sk-secret name=a/b", "sk-secret Admin",
+        "sk-secret name=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct auth a;
+        struct err e;
+        char path[] = "/tmp/weir-keys-XXXXXX";
+        int fd = mkstemp(path);
+        assert_true(dprintf(fd, "good\n\n%s\n", bad[i]) > 0);
+        close(fd);
+        auth_init(&a);
+        assert_int_equal(auth_add_file(&a, path, &e), WEIR_EINVAL);
+        assert_non_null(strstr(e.msg, "line 3"));
+        assert_null(strstr(e.msg, "secret"));
+        auth_finish(&a);
+        unlink(path);
+    }
 }
 
 int main(void)
@@ -411,6 +448,7 @@ int main(void)
         cmocka_unit_test(test_objects),
         cmocka_unit_test(test_chunks),
         cmocka_unit_test(test_keys),
+        cmocka_unit_test(test_key_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,13 +3,15 @@
 #include "test.h"
 
 #include "base/log.h"
-#include "engine/engine.h"
+#include "engine/watch.h"
 #include "model/gguf.h"
 #include "server/server.h"
 
 #include <arpa/inet.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 
@@ -88,6 +90,36 @@ void engine_stats(struct engine *en, struct engine_stats *out)
     *out = (struct engine_stats){.healthy = fake.healthy};
 }
 
+uint32_t engine_take_steps(struct engine *en, struct step_record *out, uint32_t max, uint64_t *n_lost)
+{
+    (void)en, (void)out, (void)max;
+    *n_lost = 0;
+    return 0;
+}
+
+/* A view is there at once, or never. */
+static struct engine_view view = {.chunks_per_cell = 1, .n_cells = 3, .cells = {-2, -2, -1}};
+static atomic_bool view_hangs;
+
+int engine_view_fd(const struct engine *en)
+{
+    static int fd = -1;
+    (void)en;
+    return fd < 0 ? fd = eventfd(0, EFD_NONBLOCK) : fd;
+}
+
+void engine_ask_view(struct engine *en)
+{
+    if (!view_hangs)
+        eventfd_write(engine_view_fd(en), 1);
+}
+
+const struct engine_view *engine_take_view(struct engine *en)
+{
+    eventfd_t ignored;
+    return eventfd_read(engine_view_fd(en), &ignored) ? NULL : &view;
+}
+
 static uint64_t cancelled(void)
 {
     pthread_mutex_lock(&fake.lock);
@@ -109,6 +141,7 @@ static uint64_t submitted(void)
 static struct gguf *file;
 static struct tokenizer *tokenizer;
 static struct auth auth;
+static struct ledger *ledger;
 static struct server *server;
 static pthread_t thread;
 
@@ -124,7 +157,7 @@ static int start(void **state)
     static const char *const none[] = {NULL}, *const models[] = {"m", NULL};
     struct err e;
     log_setup(LOG_OFF, LOG_TEXT);
-    if (gguf_open(&file, MODEL, &e) || tokenizer_create(&tokenizer, file, &e)) {
+    if (gguf_open(&file, MODEL, &e) || tokenizer_create(&tokenizer, file, &e) || ledger_create(&ledger, NULL, 0, &e)) {
         print_error("%s\n", e.msg);
         return -1;
     }
@@ -140,7 +173,9 @@ static int start(void **state)
                               .cors_origins = none,
                               .tokenizer = tokenizer,
                               .models = models,
-                              .max_context = 1000,
+                              .info = {.model = "m", .max_context = 1000, .chunk_tokens = 4},
+                              .figures = {.price_per_bandwidth_hour = -1},
+                              .ledger = ledger,
                               .n_prepare_threads = 2,
                               .drain_timeout_s = 5};
     if (server_create(&server, &c, &e)) {
@@ -156,6 +191,7 @@ static int stop(void **state)
     raise(SIGTERM);
     pthread_join(thread, NULL);
     server_destroy(server);
+    ledger_destroy(ledger);
     tokenizer_destroy(tokenizer);
     gguf_close(file);
     return 0;

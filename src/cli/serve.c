@@ -17,7 +17,11 @@ struct serve_config {
     uint32_t port, max_connections, prepare_threads;
     size_t max_body_bytes, max_header_bytes, max_output_bytes;
     double idle_timeout_s, header_timeout_s, drain_timeout_s;
-    const char *tls_cert, *tls_key, *key_file;
+    const char *tls_cert, *tls_key, *key_file, *metrics_key;
+    bool no_metrics;
+    const char *usage_file, *currency;
+    uint32_t usage_max_rows;
+    double price;
     struct option_list keys, origins, names;
 };
 
@@ -34,7 +38,7 @@ static void print_help(const struct option_def *defs)
            "  weir serve model.gguf --record flight.rec    # then: weir replay flight.rec\n"
            "  weir serve model.gguf --config weir.conf     # lines like: max-running = 64\n\n"
            "Endpoints: /v1/chat/completions /v1/completions /v1/models /tokenize /detokenize\n"
-           "           /health /ready /metrics /version\n\n"
+           "           /v1/weir/{state,stream,steps,requests,usage} /health /ready /metrics /version\n\n"
            "SIGTERM or SIGINT: refuses new requests, finishes running ones, exits 0. A second one: exits now.\n");
 }
 
@@ -65,7 +69,10 @@ static int load_keys(const struct serve_config *c, struct auth *auth, struct err
         if (r)
             return err_prefix(e, "--api-key");
     }
-    return c->key_file ? auth_add_file(auth, c->key_file, e) : 0;
+    int r = c->key_file ? auth_add_file(auth, c->key_file, e) : 0;
+    if (!r && c->metrics_key)
+        r = auth_set_metrics_key(auth, c->metrics_key, e);
+    return r;
 }
 
 /* `key` on the command line would stay readable in the process list. */
@@ -73,9 +80,9 @@ static void hide_keys(int argc, char **argv)
 {
     for (int i = 1; i < argc; i++) {
         char *value = NULL;
-        if (!strncmp(argv[i], "--api-key=", 10))
-            value = argv[i] + 10;
-        else if (!strcmp(argv[i], "--api-key") && i + 1 < argc)
+        if (!strncmp(argv[i], "--api-key=", 10) || !strncmp(argv[i], "--metrics-key=", 14))
+            value = strchr(argv[i], '=') + 1;
+        else if ((!strcmp(argv[i], "--api-key") || !strcmp(argv[i], "--metrics-key")) && i + 1 < argc)
             value = argv[++i];
         if (value)
             OPENSSL_cleanse(value, strlen(value));
@@ -98,7 +105,31 @@ static void announce(const struct serve_config *c, const struct server *s, const
     fflush(stdout);
 }
 
-static int serve(const struct serve_config *c, const struct auth *auth, struct loaded *l, struct err *e)
+static struct weir_info server_info(const struct serve_config *c, const struct loaded *l, const char *name)
+{
+    const struct sched_config *sc = &l->config.sched;
+    return (struct weir_info){
+        .model = name,
+        .policy = l->policy.name,
+        .currency = c->currency,
+        .n_layers = l->model->n_layer,
+        .max_context = sc->max_context,
+        .chunk_tokens = sc->chunk_tokens,
+        .n_chunks = sc->n_chunks,
+        .max_running = sc->max_running,
+        .max_queued = sc->max_queued,
+        .max_step_tokens = sc->max_step_tokens,
+        .itl_target_s = sc->itl_target_s,
+        .ttft_limit_s = sc->ttft_limit_s,
+        .bandwidth_limit = sc->bandwidth_limit,
+        .weight_bytes = traffic_resident_weight_bytes(&sc->model),
+        .kv_token_bytes = traffic_kv_bytes(&sc->model, 1),
+        .chunk_bytes = l->kv_bytes / sc->n_chunks,
+    };
+}
+
+static int serve(const struct serve_config *c, const struct auth *auth, struct ledger *ledger, struct loaded *l,
+                 struct err *e)
 {
     static const char *const none[] = {NULL};
     const char *const own[] = {l->model->name, NULL};
@@ -122,12 +153,15 @@ static int serve(const struct serve_config *c, const struct auth *auth, struct l
         .chat = l->chat,
         .template_knows_developer = l->template_knows_developer,
         .models = names,
-        .max_context = l->config.sched.max_context,
-        .chunk_tokens = l->config.sched.chunk_tokens,
-        .n_chunks = l->config.sched.n_chunks,
         .itl_target_min_s = c->load.itl_target_min_s > 0 ? c->load.itl_target_min_s : c->load.itl_target_s / 2,
+        .info = server_info(c, l, names[0]),
+        .figures = {.peak_bytes_per_s = l->config.sched.device.bytes_per_s,
+                    .peak_flops_per_s = l->config.sched.device.matmul_flops_per_s,
+                    .price_per_bandwidth_hour = c->price},
+        .ledger = ledger,
         .n_prepare_threads = c->prepare_threads,
         .drain_timeout_s = c->drain_timeout_s,
+        .no_metrics = c->no_metrics,
     };
     struct server *s;
     int r = server_create(&s, &sc, e);
@@ -145,17 +179,21 @@ static int start(const struct serve_config *c, int argc, char **argv, struct err
 {
     struct auth auth;
     struct loaded l;
+    struct ledger *ledger = NULL;
     int r = load_setup_log(&c->load, e);
     if (r)
         return r;
     r = load_keys(c, &auth, e);
     hide_keys(argc, argv);
     if (!r)
+        r = ledger_create(&ledger, c->usage_file, c->usage_max_rows, e);
+    if (!r)
         r = load_open(&l, &c->load, e);
     if (!r) {
-        r = serve(c, &auth, &l, e);
+        r = serve(c, &auth, ledger, &l, e);
         load_close(&l);
     }
+    ledger_destroy(ledger);
     auth_finish(&auth);
     return r;
 }
@@ -171,7 +209,10 @@ int cmd_serve(int argc, char **argv)
                              .max_output_bytes = (size_t)1 << 20,
                              .idle_timeout_s = 75,
                              .header_timeout_s = 20,
-                             .drain_timeout_s = 60};
+                             .drain_timeout_s = 60,
+                             .usage_max_rows = 131072,
+                             .price = -1,
+                             .currency = "USD"};
     load_config_default(&c.load);
     c.load.record_max_bytes = (size_t)1 << 30;
     const struct option_def defs[] = {
@@ -197,9 +238,21 @@ int cmd_serve(int argc, char **argv)
                .min = 1, .max = 256),
         OPTIONS_TITLE("Access"),
         OPTION("api-key", OPT_LIST, &c.keys, "KEY", "key that /v1, /tokenize, /detokenize need (may be repeated)"),
-        OPTION("api-key-file", OPT_STR, &c.key_file, "FILE", "the same from a file, one a line"),
+        OPTION("api-key-file", OPT_STR, &c.key_file, "FILE",
+               "the same from a file, one a line: KEY, then perhaps name=NAME and admin (sees all of /v1/weir)"),
+        OPTION("metrics-key", OPT_STR, &c.metrics_key, "KEY", "key that /metrics needs (default: none)"),
+        OPTION("no-metrics", OPT_FLAG, &c.no_metrics, NULL, "no /metrics"),
         OPTION("served-model-name", OPT_LIST, &c.names, "NAME",
                "name in the API (may be repeated; default: the model's)"),
+        OPTIONS_TITLE("Usage and cost"),
+        OPTION("usage-file", OPT_STR, &c.usage_file, "FILE",
+               "SQLite database that keeps usage by key and hour across restarts (default: kept in memory)"),
+        OPTION("usage-max-rows", OPT_U32, &c.usage_max_rows, "N",
+               "keys times hours to keep; the oldest go first (default 131072)", .min = LEDGER_MIN_ROWS,
+               .max = 1 << 24),
+        OPTION("price-per-bandwidth-hour", OPT_F64, &c.price, "MONEY",
+               "of the machine's whole memory bandwidth for an hour (default: no prices)"),
+        OPTION("currency", OPT_STR, &c.currency, "NAME", "of that price, to be shown (default USD)"),
         LOAD_OPTIONS(&c.load),
         OPTIONS_TITLE("Flight recorder"),
         OPTION("record", OPT_STR, &c.load.record_path, "FILE",

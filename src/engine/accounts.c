@@ -41,9 +41,14 @@ static void leave_queue(struct engine *en, struct gen *g, double now_s)
 {
     struct sched_stats st;
     enum sched_wait most = SCHED_WAIT_STEP;
+    double known_s = 0;
     sched_stats(en->sched, &st);
+    for (int i = 0; i < SCHED_N_WAITS; i++)
+        known_s += g->usage.queued_s[i] = st.waited_s[i] - g->waited_s[i];
+    double rest_s =
+        now_s - g->submitted_s - known_s; /* a step ran when it came: the scheduler did not know of it yet */
+    g->usage.queued_s[SCHED_WAIT_STEP] += rest_s > 0 ? rest_s : 0;
     for (int i = 0; i < SCHED_N_WAITS; i++) {
-        g->usage.queued_s[i] = st.waited_s[i] - g->waited_s[i];
         if (g->usage.queued_s[i] > g->usage.queued_s[most])
             most = (enum sched_wait)i;
     }

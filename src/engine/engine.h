@@ -55,7 +55,7 @@ struct gen_event {
     const char *error; /* FINISH_FAILED */
     uint32_t n_prompt_tokens, n_output_tokens,
         n_cached_tokens;           /* so far; cached: prompt tokens taken from the prefix cache */
-    const struct gen_usage *usage; /* of the terminal event, unless the engine keeps no accounts: else NULL */
+    const struct gen_usage *usage; /* so far; NULL if the engine keeps no accounts, and before the first step */
     double queued_s, prefill_s;    /* submit to first scheduled; first scheduled to first token (0 until known) */
 };
 

@@ -123,6 +123,7 @@ void gen_event_init(const struct gen *g, struct gen_event *ev)
         .n_prompt_tokens = g->n_prompt,
         .n_output_tokens = g->n_tokens - g->n_prompt,
         .n_cached_tokens = g->n_cached,
+        .usage = g->usage.n_spans ? &g->usage : NULL,
     };
     if (g->scheduled_s > 0)
         ev->queued_s = g->scheduled_s - g->submitted_s;
@@ -240,7 +241,6 @@ void gen_deliver_end(struct gen *g, const struct sched_event *why)
     }
     gen_event_init(g, &ev);
     ev.finish = g->finish;
-    ev.usage = g->usage.n_spans ? &g->usage : NULL;
     ev.stop_text = g->stop_index >= 0 ? g->stop.strings[g->stop_index] : NULL;
     ev.refusal = *why;
     ev.error = g->error;

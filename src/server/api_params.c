@@ -269,6 +269,19 @@ static int read_stream(struct reader *r, struct api_params *p)
     return 0;
 }
 
+static int read_extension(struct reader *r, struct api_params *p)
+{
+    const json_t *weir = reader_member(r, "weir");
+    if (!weir)
+        return 0;
+    if (!json_is_object(weir))
+        return reader_fail(r, "weir", "'weir' must be an object, not %s", json_type_name(weir));
+    struct err err;
+    if (json_get_bool(weir, "usage", &p->weir_usage, &err) == WEIR_EINVAL)
+        return reader_fail(r, "weir.usage", "in 'weir.usage': %s", err.msg);
+    return 0;
+}
+
 static int read_lengths(struct reader *r, struct api_params *p)
 {
     uint32_t a = 0, b = 0;
@@ -380,7 +393,7 @@ static int read_generation(struct reader *r, struct api_params *p)
     if (p->kind == API_CHAT && p->echo)
         return api_error_set(r->e, 400, "unsupported_parameter", "echo", "'echo' is for /v1/completions only");
     if (refuse_unsupported(r) || read_choices(r, p) || read_lengths(r, p) || read_sampling(r, p) ||
-        read_logit_bias(r, p) || read_stops(r, p) || read_stream(r, p) || read_logprobs(r, p) ||
+        read_logit_bias(r, p) || read_stops(r, p) || read_stream(r, p) || read_extension(r, p) || read_logprobs(r, p) ||
         read_scheduling(r, p) || reader_bool(r, "ignore_eos", &p->ignore_eos) < 0 ||
         reader_bool(r, "include_stop_str_in_output", &p->keep_stop_text) < 0)
         return -1;

@@ -72,6 +72,7 @@ struct api_params {
     bool logprobs; /* sampling.top_logprobs >= 0 then */
     bool keep_stop_text, special_text, add_special;
     bool token_strings; /* tokenize: the tokens' texts too */
+    bool weir_usage;    /* usage has a weir object */
     bool has_seed;
     struct sampling_params sampling; /* bias points to `bias` */
     struct logit_bias *bias;

@@ -180,8 +180,13 @@ static void put_usage(struct buf *out, const struct reply_usage *u)
 {
     buf_printf(out,
                "{\"prompt_tokens\":%" PRIu64 ",\"completion_tokens\":%" PRIu64 ",\"total_tokens\":%" PRIu64
-               ",\"prompt_tokens_details\":{\"cached_tokens\":%" PRIu64 "}}",
+               ",\"prompt_tokens_details\":{\"cached_tokens\":%" PRIu64 "}",
                u->prompt_tokens, u->completion_tokens, u->prompt_tokens + u->completion_tokens, u->cached_tokens);
+    if (u->weir) {
+        buf_adds(out, ",\"weir\":");
+        buf_adds(out, u->weir);
+    }
+    buf_addc(out, '}');
 }
 
 void reply_object(struct buf *out, const struct reply_head *h, const struct reply_choice *choices, uint32_t n,

@@ -27,6 +27,7 @@ struct reply_head {
 
 struct reply_usage {
     uint64_t prompt_tokens, completion_tokens, cached_tokens;
+    const char *weir; /* a JSON object for the member "weir", or NULL */
 };
 
 /* Log-probabilities gathered as JSON fragments, token by token: for chat the elements of `content` (in tokens); for

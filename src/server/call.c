@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #define INBOX_BYTES ((size_t)16 << 20) /* events of one call between two wake-ups of the network thread */
 #define STREAM_START_S 1.0             /* a queued stream gets its head by then */
@@ -32,6 +33,7 @@ void call_free(struct call *c)
     buf_finish(&c->out);
     buf_finish(&c->work);
     buf_finish(&c->inbox);
+    buf_finish(&c->usage);
     pthread_mutex_destroy(&c->lock);
     free(c);
 }
@@ -74,6 +76,8 @@ static void give_error(struct call *c, const struct api_error *e)
 static void start_stream(struct call *c)
 {
     http_reply_header(c->http, "X-Request-Id", c->id);
+    call_put_trace(c);
+    call_put_timing(c, false);
     http_reply_header(c->http, "Cache-Control", "no-cache");
     http_reply_header(c->http, "X-Accel-Buffering", "no");
     metrics_response(&c->server->metrics, 200);
@@ -82,7 +86,18 @@ static void start_stream(struct call *c)
     c->last_write_s = clock_monotonic_s();
 }
 
-void call_begin(struct server *s, struct http_request *r, enum api_kind kind, uint64_t key)
+/* What the request's headers say: whose trace it belongs to, and whether its usage is to be told. */
+static void read_headers(struct call *c)
+{
+    char parent[128], state[TRACE_STATE_BYTES + 1];
+    bool has_parent = http_request_headers(c->http, "traceparent", parent, sizeof parent);
+    bool has_state = http_request_headers(c->http, "tracestate", state, sizeof state);
+    trace_context_begin(&c->trace, has_parent ? parent : NULL, has_state ? state : NULL, &c->server->rng);
+    const char *usage = http_request_header(c->http, "X-Weir-Usage");
+    c->wants_usage = usage && (!strcmp(usage, "1") || !strcasecmp(usage, "true"));
+}
+
+void call_begin(struct server *s, struct http_request *r, enum api_kind kind, const struct auth_key *key)
 {
     struct api_error e;
     struct call *c = s->n_calls < s->max_calls ? mem_array(1, sizeof *c) : NULL;
@@ -103,6 +118,8 @@ void call_begin(struct server *s, struct http_request *r, enum api_kind kind, ui
     buf_init(&c->inbox, INBOX_BYTES);
     buf_init(&c->work, INBOX_BYTES);
     buf_init(&c->out, REPLY_MAX_BYTES);
+    buf_init(&c->usage, 65536);
+    read_headers(c);
     c->next = s->calls;
     if (c->next)
         c->next->prev = c;
@@ -145,7 +162,7 @@ static int submit(struct call *c, struct choice *ch, const struct api_prompt *pr
         .priority = p->priority,
         .itl_target_s = p->itl_target_s,
         .ttft_limit_s = p->ttft_limit_s,
-        .key = c->key,
+        .key = c->key->id,
         .cache_salt = p->cache_salt,
         .sink = call_sink,
         .user = ch,
@@ -203,6 +220,7 @@ void call_prepared(struct call *c)
 {
     struct server *s = c->server;
     c->preparing = false;
+    c->wants_usage |= c->job.params.weir_usage;
     histogram_add(&s->metrics.prepare, c->job.seconds);
     if (!c->http) { /* left in the meantime */
         call_free(c);
@@ -246,7 +264,7 @@ static int ending_error(const struct call *c, const struct ending *end, struct a
                              "the prompt's %u tokens %s (context: %u tokens)", end->n_prompt_tokens,
                              end->refusal == SCHED_REFUSED_TOO_LONG ? "do not fit the model's context"
                                                                     : "and output never fit the KV memory",
-                             c->server->config.max_context);
+                             c->server->config.info.max_context);
     if (end->refusal == SCHED_REFUSED_LATE)
         api_error_set(e, 429, "overloaded", NULL,
                       "the first token would come later than the server's limit allows, try again later");
@@ -279,17 +297,15 @@ static void note_done(struct call *c, struct choice *ch)
 static void complete(struct call *c)
 {
     struct reply_usage usage = call_usage(c);
-    LOG(LOG_INFO, "request done", {"id", log_str(c->id)}, {"prompt_tokens", log_u64(usage.prompt_tokens)},
-        {"cached_tokens", log_u64(usage.cached_tokens)}, {"output_tokens", log_u64(usage.completion_tokens)},
-        {"ttft_s", log_f64(c->choices[0].n_tokens ? c->choices[0].first_token_s - c->arrived_s : 0)},
-        {"total_s", log_f64(clock_monotonic_s() - c->arrived_s)});
     if (!c->job.params.stream) {
         http_reply_header(c->http, "X-Request-Id", c->id);
+        call_put_trace(c);
+        call_put_timing(c, true);
         call_reply_whole(c);
         return;
     }
     struct reply_head head = call_head(c);
-    if (c->job.params.include_usage)
+    if (c->job.params.include_usage || c->wants_usage)
         reply_usage_chunk(&c->out, &head, &usage);
     buf_adds(&c->out, "data: [DONE]\n\n");
 }
@@ -348,6 +364,8 @@ void call_flush(struct call *c)
 
     int overflow = call_consume(c);
     const struct choice *bad = notice_ends(c);
+    if (!c->n_open)
+        call_settle(c);
     struct api_error e;
     if (c->http && overflow) {
         api_error_set(&e, 500, "answer_too_large", NULL, "the answer outgrew its buffer");

@@ -27,6 +27,8 @@ static void note_end(struct choice *ch, const struct gen_event *ev, double now_s
         .n_output_tokens = ev->n_output_tokens,
         .n_cached_tokens = ev->n_cached_tokens,
     };
+    if (ev->usage)
+        ch->end.usage = *ev->usage;
     snprintf(ch->end.error, sizeof ch->end.error, "%s", ev->error ? ev->error : "");
 }
 
@@ -42,6 +44,10 @@ void call_sink(const struct gen_event *ev)
                        .is_prompt = ev->is_prompt,
                        .has_sample = has_sample};
     pthread_mutex_lock(&c->lock);
+    if (ev->has_token && !ev->is_prompt && ev->n_output_tokens == 1 && ev->usage) {
+        memcpy(ch->first.phase_s, ev->usage->phase_s, sizeof ch->first.phase_s);
+        memcpy(ch->first.queued_s, ev->usage->queued_s, sizeof ch->first.queued_s);
+    }
     if (ev->has_token || ev->n_text) {
         /* One that does not fit makes the inbox fail as a whole, which the network thread sees. */
         buf_add(&c->inbox, &r, sizeof r);
@@ -80,17 +86,21 @@ struct reply_usage call_usage(const struct call *c)
         if (i % c->job.params.n == 0)
             u.cached_tokens += c->choices[i].end.n_cached_tokens;
     }
+    u.weir = c->wants_usage && !c->usage.failed ? c->usage.data : NULL;
     return u;
 }
 
 static void measure(struct call *c, struct choice *ch, const struct record *r)
 {
     struct metrics *m = &c->server->metrics;
+    struct monitor *mon = &c->server->monitor;
     if (!ch->n_tokens++) {
         ch->first_token_s = r->t_s;
         histogram_add(&m->ttft, r->t_s - c->arrived_s);
+        monitor_latency_add(mon, &mon->ttft, r->t_s - c->arrived_s);
     } else {
         histogram_add(&m->itl, r->t_s - ch->last_token_s);
+        monitor_latency_add(mon, &mon->itl, r->t_s - ch->last_token_s);
     }
     ch->last_token_s = r->t_s;
 }

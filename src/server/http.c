@@ -417,6 +417,42 @@ const char *http_request_header(const struct http_request *r, const char *name)
     return evhttp_find_header(evhttp_request_get_input_headers(r->request), name);
 }
 
+bool http_request_headers(const struct http_request *r, const char *name, char *out, size_t n)
+{
+    const struct evkeyvalq *headers = evhttp_request_get_input_headers(r->request);
+    size_t at = 0;
+    bool found = false;
+    for (const struct evkeyval *h = headers->tqh_first; h; h = h->next.tqe_next) {
+        if (evutil_ascii_strcasecmp(h->key, name))
+            continue;
+        size_t len = strlen(h->value);
+        if (at + found + len + 1 > n)
+            return false;
+        if (found)
+            out[at++] = ',';
+        memcpy(out + at, h->value, len + 1);
+        at += len;
+        found = true;
+    }
+    return found;
+}
+
+int http_request_query(const struct http_request *r, const char *name, char *out, size_t n)
+{
+    const char *query = evhttp_uri_get_query(evhttp_request_get_evhttp_uri(r->request));
+    struct evkeyvalq all;
+    if (!query || !*query)
+        return 0;
+    if (evhttp_parse_query_str(query, &all))
+        return -1;
+    const char *value = evhttp_find_header(&all, name);
+    int found = value ? strlen(value) < n ? 1 : -1 : 0;
+    if (found > 0)
+        strcpy(out, value);
+    evhttp_clear_headers(&all);
+    return found;
+}
+
 char *http_request_take_body(struct http_request *r, size_t *n)
 {
     struct evbuffer *in = evhttp_request_get_input_buffer(r->request);

@@ -52,6 +52,12 @@ enum http_method http_request_method(const struct http_request *r);
 const char *http_request_path(const struct http_request *r);                     /* decoded, without the query */
 const char *http_request_header(const struct http_request *r, const char *name); /* NULL if absent */
 
+/* All headers of the name, joined by commas, into out[n]; false if there is none or they do not fit. */
+bool http_request_headers(const struct http_request *r, const char *name, char *out, size_t n);
+
+/* A parameter of the query, decoded, into out[n]: 1; 0 if absent; -1 if it does not fit or the query is malformed. */
+int http_request_query(const struct http_request *r, const char *name, char *out, size_t n);
+
 /* The body, to be freed by the caller; NULL without memory. Once. */
 char *http_request_take_body(struct http_request *r, size_t *n);
 

@@ -35,7 +35,7 @@ struct route {
     const char *path;
     enum http_method method;
     bool needs_key;
-    void (*handle)(struct server *s, struct http_request *r, uint64_t key);
+    page_handler *handle;
 };
 
 static void refuse_draining(struct server *s, struct http_request *r)
@@ -46,7 +46,7 @@ static void refuse_draining(struct server *s, struct http_request *r)
     server_reply_error(s, r, &e);
 }
 
-static void handle_completions(struct server *s, struct http_request *r, uint64_t key)
+static void handle_completions(struct server *s, struct http_request *r, const struct auth_key *key)
 {
     if (s->draining)
         refuse_draining(s, r);
@@ -54,7 +54,7 @@ static void handle_completions(struct server *s, struct http_request *r, uint64_
         call_begin(s, r, API_COMPLETION, key);
 }
 
-static void handle_chat(struct server *s, struct http_request *r, uint64_t key)
+static void handle_chat(struct server *s, struct http_request *r, const struct auth_key *key)
 {
     if (s->draining)
         refuse_draining(s, r);
@@ -62,24 +62,24 @@ static void handle_chat(struct server *s, struct http_request *r, uint64_t key)
         call_begin(s, r, API_CHAT, key);
 }
 
-static void handle_tokenize(struct server *s, struct http_request *r, uint64_t key)
+static void handle_tokenize(struct server *s, struct http_request *r, const struct auth_key *key)
 {
     call_begin(s, r, API_TOKENIZE, key);
 }
 
-static void handle_detokenize(struct server *s, struct http_request *r, uint64_t key)
+static void handle_detokenize(struct server *s, struct http_request *r, const struct auth_key *key)
 {
     call_begin(s, r, API_DETOKENIZE, key);
 }
 
-static void handle_health(struct server *s, struct http_request *r, uint64_t key)
+static void handle_health(struct server *s, struct http_request *r, const struct auth_key *key)
 {
     (void)key;
     static const char ok[] = "{\"status\":\"ok\"}";
     server_reply(s, r, 200, "application/json", ok, sizeof ok - 1);
 }
 
-static void handle_ready(struct server *s, struct http_request *r, uint64_t key)
+static void handle_ready(struct server *s, struct http_request *r, const struct auth_key *key)
 {
     (void)key;
     struct engine_stats stats;
@@ -90,22 +90,34 @@ static void handle_ready(struct server *s, struct http_request *r, uint64_t key)
     server_reply(s, r, s->draining || !stats.healthy ? 503 : 200, "application/json", body, (size_t)n);
 }
 
-static void handle_version(struct server *s, struct http_request *r, uint64_t key)
+static void handle_version(struct server *s, struct http_request *r, const struct auth_key *key)
 {
     (void)key;
     static const char version[] = "{\"version\":\"" WEIR_VERSION "\"}";
     server_reply(s, r, 200, "application/json", version, sizeof version - 1);
 }
 
-static void handle_metrics(struct server *s, struct http_request *r, uint64_t key)
+static void handle_metrics(struct server *s, struct http_request *r, const struct auth_key *key)
 {
     (void)key;
+    struct api_error e;
+    if (s->config.no_metrics) {
+        api_error_set(&e, 404, "not_found", NULL, "this server shows no metrics (--no-metrics)");
+        server_reply_error(s, r, &e);
+        return;
+    }
+    if (!auth_check_metrics(s->config.auth, http_request_header(r, "Authorization"))) {
+        api_error_set(&e, 401, "invalid_api_key", NULL,
+                      "the key of /metrics is needed, as 'Authorization: Bearer KEY'");
+        server_reply_error(s, r, &e);
+        return;
+    }
     struct engine_stats stats;
     engine_stats(s->config.engine, &stats);
     struct metrics_info info = {.model = s->config.models[0],
-                                .chunk_tokens = s->config.chunk_tokens,
-                                .n_chunks = s->config.n_chunks,
-                                .max_context = s->config.max_context,
+                                .chunk_tokens = s->config.info.chunk_tokens,
+                                .n_chunks = s->config.info.n_chunks,
+                                .max_context = s->config.info.max_context,
                                 .connections = http_server_connections(s->http),
                                 .busy_connections = http_server_busy(s->http) - 1, /* without this one */
                                 .uptime_s = clock_monotonic_s() - s->started_s};
@@ -121,10 +133,10 @@ static void put_model(struct server *s, struct buf *out, const char *name)
     buf_adds(out, "{\"id\":");
     json_put_cstr(out, name);
     buf_printf(out, ",\"object\":\"model\",\"created\":%.0f,\"owned_by\":\"weir\",\"max_model_len\":%u}",
-               floor(clock_wall_s() - (clock_monotonic_s() - s->started_s)), s->config.max_context);
+               floor(clock_wall_s() - (clock_monotonic_s() - s->started_s)), s->config.info.max_context);
 }
 
-static void handle_models(struct server *s, struct http_request *r, uint64_t key)
+static void handle_models(struct server *s, struct http_request *r, const struct auth_key *key)
 {
     (void)key;
     struct buf out;
@@ -139,7 +151,7 @@ static void handle_models(struct server *s, struct http_request *r, uint64_t key
     buf_finish(&out);
 }
 
-static void handle_model(struct server *s, struct http_request *r, uint64_t key)
+static void handle_model(struct server *s, struct http_request *r, const struct auth_key *key)
 {
     (void)key;
     const char *name = http_request_path(r) + strlen("/v1/models/");
@@ -158,7 +170,7 @@ static void handle_model(struct server *s, struct http_request *r, uint64_t key)
     server_reply_error(s, r, &e);
 }
 
-static void handle_dashboard(struct server *s, struct http_request *r, uint64_t key)
+static void handle_dashboard(struct server *s, struct http_request *r, const struct auth_key *key)
 {
     (void)key;
     dashboard_reply(s, r);
@@ -178,6 +190,12 @@ static const struct route routes[] = {
     {"/ready", HTTP_GET, false, handle_ready},
     {"/metrics", HTTP_GET, false, handle_metrics},
     {"/version", HTTP_GET, false, handle_version},
+    {"/v1/weir/state", HTTP_GET, true, page_state},
+    {"/v1/weir/stream", HTTP_GET, true, page_stream},
+    {"/v1/weir/steps", HTTP_GET, true, page_steps},
+    {"/v1/weir/requests", HTTP_GET, true, page_requests},
+    {"/v1/weir/requests/", HTTP_GET, true, page_request},
+    {"/v1/weir/usage", HTTP_GET, true, page_usage},
 };
 
 static const struct route *find_route(const char *path)
@@ -207,7 +225,8 @@ static void add_cors(const struct server *s, struct http_request *r)
         if (strcmp(*allowed, "*") && strcmp(*allowed, origin))
             continue;
         http_reply_header(r, "Access-Control-Allow-Origin", strcmp(*allowed, "*") ? origin : "*");
-        http_reply_header(r, "Access-Control-Expose-Headers", "X-Request-Id, Retry-After");
+        http_reply_header(r, "Access-Control-Expose-Headers",
+                          "X-Request-Id, Retry-After, Server-Timing, traceparent, tracestate");
         if (http_request_method(r) == HTTP_OPTIONS) {
             const char *headers = http_request_header(r, "Access-Control-Request-Headers");
             http_reply_header(r, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
@@ -242,8 +261,8 @@ static void on_request(struct http_request *r, void *arg)
         server_reply_error(s, r, &e);
         return;
     }
-    uint64_t key = 0;
-    if (route->needs_key && !auth_check(s->config.auth, http_request_header(r, "Authorization"), &key)) {
+    const struct auth_key *key = auth_check(s->config.auth, http_request_header(r, "Authorization"));
+    if (route->needs_key && !key) {
         api_error_set(&e, 401, "invalid_api_key", NULL,
                       "a valid API key is needed, as the header 'Authorization: Bearer KEY'");
         server_reply_error(s, r, &e);
@@ -285,6 +304,13 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
     (void)fd, (void)what;
     struct server *s = arg;
     double now = clock_monotonic_s();
+    if (now - s->monitor_tick_s >= 0.45) { /* ticks come more often while draining */
+        s->monitor_tick_s = now;
+        monitor_tick(&s->monitor, now, clock_wall_s());
+        pages_tick(s->pages, now);
+        if (++s->n_ticks % 2 == 0)
+            ledger_flush(s->config.ledger);
+    }
     for (struct call *c = s->calls, *next; c; c = next) {
         next = c->next;
         call_tick(c, now);
@@ -316,6 +342,7 @@ static void on_signal(evutil_socket_t signal, short what, void *arg)
     s->drain_began_s = clock_monotonic_s();
     LOG(LOG_INFO, "draining", {"requests", log_u64(s->n_calls)}, {"timeout_s", log_f64(s->config.drain_timeout_s)});
     event_add(s->on_tick, &(struct timeval){.tv_usec = 50000});
+    pages_drain(s->pages);
     http_server_drain(s->http);
     server_check_drained(s);
 }
@@ -363,9 +390,11 @@ static int create_parts(struct server *s, struct err *e)
                                 .chat = c->chat,
                                 .template_knows_developer = c->template_knows_developer,
                                 .models = c->models,
-                                .max_context = c->max_context,
+                                .max_context = c->info.max_context,
                                 .itl_target_min_s = c->itl_target_min_s,
                                 .done = &s->prepared};
+    if (!r)
+        r = pages_create(&s->pages, s, e);
     if (!r)
         r = prepare_create(&s->prepare, &pc, e);
     s->config.http.on_request = on_request;
@@ -382,6 +411,7 @@ int server_create(struct server **out, const struct server_config *c, struct err
         return err_set(e, WEIR_ENOMEM, "no memory for the server");
     s->config = *c;
     s->started_s = clock_monotonic_s();
+    monitor_init(&s->monitor, c->engine, &c->figures, s->started_s);
     metrics_init(&s->metrics);
     event_set_log_callback(on_libevent_log);
     signal(SIGPIPE, SIG_IGN);
@@ -423,7 +453,9 @@ void server_destroy(struct server *s)
             http_request_on_gone(c->http, NULL, NULL); /* the engine is no more */
         c->http = NULL;
     }
+    pages_destroy(s->pages);
     http_server_destroy(s->http);
+    records_finish(&s->records);
     prepare_destroy(s->prepare);
     while (s->calls)
         call_free(s->calls);

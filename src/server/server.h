@@ -15,6 +15,7 @@
 #include "model/chat.h"
 #include "server/auth.h"
 #include "server/http.h"
+#include "server/weir_json.h"
 
 struct server_config {
     struct http_config http; /* on_request and arg are the server's */
@@ -26,8 +27,11 @@ struct server_config {
     struct chat_template *chat; /* NULL: chat requests are refused */
     bool template_knows_developer;
     const char *const *models; /* names that requests may use; the first is reported; ends with NULL */
-    uint32_t max_context, chunk_tokens, n_chunks;
-    double itl_target_min_s; /* the tightest inter-token target that a request may ask for */
+    double itl_target_min_s;   /* the tightest inter-token target that a request may ask for */
+    struct weir_info info;     /* info.model is the first of models */
+    struct monitor_figures figures;
+    struct ledger *ledger;
+    bool no_metrics;
 
     uint32_t n_prepare_threads;
     double drain_timeout_s;
