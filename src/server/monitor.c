@@ -42,6 +42,8 @@ void monitor_look(struct monitor *m, double now_s)
         for (uint32_t i = 0; i < n; i++) {
             m->steps[m->n_steps++ % MONITOR_STEPS] = some[i];
             m->n_rows += some[i].n_rows;
+            if (some[i].seconds > m->slowest_now.seconds)
+                m->slowest_now = some[i];
             if (m->on_step)
                 m->on_step(m->user, &some[i]);
         }
@@ -117,13 +119,22 @@ static void end_second(struct monitor *m, const struct monitor_sample *now, doub
         .n_queued = st->n_queued,
         .kv_active = per(st->chunks_active, st->chunks_total),
         .has_hardware = m->has_hardware,
+        .slowest_s = m->second_slowest_s,
+        .slowest_predicted_s = m->second_slowest_predicted_s,
     };
     m->second_began = *now;
+    m->second_slowest_s = m->second_slowest_predicted_s = 0;
 }
 
 void monitor_tick(struct monitor *m, double now_s, double wall_s)
 {
     monitor_look(m, now_s);
+    m->slowest = m->slowest_now;
+    m->slowest_now = (struct step_record){0};
+    if (m->slowest.seconds > m->second_slowest_s) {
+        m->second_slowest_s = m->slowest.seconds;
+        m->second_slowest_predicted_s = m->slowest.predicted_s;
+    }
     struct monitor_sample now = take_sample(m);
     m->samples[m->n_samples++ % MONITOR_SAMPLES] = now;
     if (now_s - m->second_began.t_s >= 0.95)

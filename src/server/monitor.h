@@ -49,6 +49,7 @@ struct monitor_second {
     double kv_active;
     uint32_t pressure;
     bool has_hardware;
+    double slowest_s, slowest_predicted_s; /* its longest step; 0: none ended */
 };
 
 /* Counts in quarter octaves from 1 us to 4096 s, by slice of time, so that old ones can be forgotten. */
@@ -72,6 +73,8 @@ struct monitor {
 
     struct step_record steps[MONITOR_STEPS];
     uint64_t n_steps, n_lost_steps, n_rows;
+    struct step_record slowest, slowest_now; /* between the last two ticks; since the last one. seconds 0: none */
+    double second_slowest_s, second_slowest_predicted_s;
     void (*on_step)(void *user, const struct step_record *r);
     void *user;
 

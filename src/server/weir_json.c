@@ -124,6 +124,10 @@ static void put_steps(struct json_out *o, const struct state_frame *f, const str
     json_add_f64(o, "last_bytes", st->last_step_bytes);
     json_add_f64(o, "prompt_tokens_per_s", now->prompt_tokens_per_s);
     json_add_f64(o, "output_tokens_per_s", now->output_tokens_per_s);
+    if (f->monitor->slowest.seconds > 0)
+        weir_json_step(o, "slowest", &f->monitor->slowest, &f->monitor->figures, f->wall_s - f->now_s);
+    else
+        json_add_null(o, "slowest");
     json_close(o);
     json_begin_object(o, "prediction");
     json_add_u64(o, "steps", e->n);
@@ -329,6 +333,8 @@ COLUMN(col_kv, s->kv_active)
 COLUMN(col_tokens, s->rates.output_tokens_per_s)
 COLUMN(col_error, s->rates.prediction_error)
 COLUMN(col_pressure, s->pressure)
+COLUMN(col_slowest, or_null(s->slowest_s))
+COLUMN(col_slowest_predicted, or_null(s->slowest_predicted_s))
 
 static void put_history(struct json_out *o, const struct monitor *m)
 {
@@ -351,6 +357,8 @@ static void put_history(struct json_out *o, const struct monitor *m)
         {"output_tokens_per_s", col_tokens},
         {"prediction_error", col_error},
         {"pressure", col_pressure},
+        {"slowest_step_s", col_slowest},
+        {"slowest_step_predicted_s", col_slowest_predicted},
     };
     json_begin_object(o, "history");
     json_add_u64(o, "interval_s", 1);
@@ -405,11 +413,11 @@ void weir_json_state(struct buf *out, const struct state_frame *f, bool with_his
 
 /* ---- A step ---- */
 
-void weir_json_step(struct json_out *o, const struct step_record *r, const struct monitor_figures *f,
+void weir_json_step(struct json_out *o, const char *name, const struct step_record *r, const struct monitor_figures *f,
                     double wall_offset_s)
 {
     double memory_bytes = (double)gen_memory_bytes(&r->traffic);
-    json_begin_object(o, NULL);
+    json_begin_object(o, name);
     json_add_u64(o, "step", r->index);
     json_add_time(o, "time_s", r->begin_s + wall_offset_s);
     json_add_f64(o, "seconds", r->seconds);

@@ -33,7 +33,7 @@ struct state_frame {
 };
 
 void weir_json_state(struct buf *out, const struct state_frame *f, bool with_history);
-void weir_json_step(struct json_out *o, const struct step_record *r, const struct monitor_figures *f,
+void weir_json_step(struct json_out *o, const char *name, const struct step_record *r, const struct monitor_figures *f,
                     double wall_offset_s);
 
 /* live_state: NULL, or the state of a request that has not ended. */

@@ -495,7 +495,7 @@ void page_steps(struct server *s, struct http_request *r, const struct auth_key 
     json_add_str(&o, "object", "list");
     json_begin_array(&o, "data");
     for (uint64_t i = 0; i < (uint64_t)limit && i < MONITOR_STEPS && i < m->n_steps; i++)
-        weir_json_step(&o, &m->steps[(m->n_steps - 1 - i) % MONITOR_STEPS], &m->figures, wall_offset_s);
+        weir_json_step(&o, NULL, &m->steps[(m->n_steps - 1 - i) % MONITOR_STEPS], &m->figures, wall_offset_s);
     json_close(&o);
     json_close(&o);
     reply_json(s, r, &body);
