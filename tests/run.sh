@@ -68,6 +68,7 @@ all)
     sub "unit tests, thread" $make test-c SAN=thread
     [ -f tests/py/run.py ] && sub "tools" /usr/bin/python3 tests/py/run.py
     [ -f tests/http/run.sh ] && sub "http" tests/http/run.sh
+    [ -f tests/web/run.sh ] && sub "web" tests/web/run.sh
     ;;
 esac
 echo "$passed passed, $failed failed, $skipped skipped"

@@ -63,9 +63,11 @@ export interface Request {
   id: string; key: string; kind: string; state: string; reason: string | null; stream: boolean; trace_id?: string | null;
   arrived_s: number; total_s: Maybe; ttft_s: Maybe; prompt_tokens: number; cached_tokens: number; output_tokens: number;
   bytes: Bytes; memory_bytes: number; flops: number; bandwidth_s: number; device_s: number; steps: number; money: Maybe;
-  time: Record<string, number>; queued_for: Record<string, number>;
+  time?: Record<string, number>; queued_for?: Record<string, number>; // once it ended
   choices?: { index: number; state: string; reason: string | null; output_tokens: number; timeline: Phase[] }[];
 }
+
+export const ENDED = ['finished', 'refused', 'cancelled', 'failed'];
 
 export interface Usage {
   price_per_bandwidth_hour: Maybe; currency: string | null;

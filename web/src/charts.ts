@@ -38,27 +38,27 @@ function specs(h: History): Spec[] {
   const per = (x: number | null, i: number) => (h.gap[i] ? null : x);
   return [
     {
-      title: 'Utilisation', height: 150, max: 1, floor: 1, axis: (v) => `${Math.round(100 * v)}\u202f%`, text: f.pct, limit: () => h.limit,
+      title: 'Utilisation', height: 164, max: 1, floor: 1, axis: (v) => `${Math.round(100 * v)}\u202f%`, text: f.pct, limit: () => h.limit,
       lines: [
         { label: 'bandwidth', color: '--bandwidth', fill: true, width: 1.75, value: (i) => per(h.bandwidth[i], i) },
         { label: 'compute', color: '--compute', width: 1.75, value: (i) => per(h.compute[i], i) },
       ],
     },
     {
-      title: 'Bytes moved', height: 140, floor: 1e6, stacked: true, axis: (v) => f.round(f.si(v, 'B/s')), text: f.rate,
+      title: 'Bytes moved', height: 150, floor: 1e6, stacked: true, axis: (v) => f.round(f.si(v, 'B/s')), text: f.rate,
       lines: CLASSES.map((c, k) => ({
         label: c.label, color: c.color, fill: true, width: 1, value: (i: number) => per(h.bytes[k][i], i),
       })),
     },
     {
-      title: 'Slowest step', height: 110, floor: 0.001, axis: (v) => f.round(f.duration(v)), text: f.secs,
+      title: 'Slowest step', height: 124, floor: 0.001, axis: (v) => f.round(f.duration(v)), text: f.secs,
       lines: [
         { label: 'took', color: '--ink', width: 1.5, value: (i) => per(h.stepS[i], i) },
         { label: 'predicted', color: '--c-move', width: 1.5, dash: [3, 3], value: (i) => per(h.predictedS[i], i) },
       ],
     },
     {
-      title: 'Requests', height: 90, floor: 4, axis: (v) => (Number.isInteger(v) ? String(v) : ''), text: (v) => (v == null ? f.NONE : f.count(v)),
+      title: 'Requests', height: 96, floor: 4, axis: (v) => (Number.isInteger(v) ? String(v) : ''), text: (v) => (v == null ? f.NONE : f.count(v)),
       lines: [
         { label: 'running', color: '--c-act', fill: true, width: 1.5, value: (i) => per(h.running[i], i) },
         { label: 'queued', color: '--c-kvw', width: 1.5, value: (i) => per(h.queued[i], i) },

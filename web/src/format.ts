@@ -12,7 +12,7 @@ function digits(x: number): string {
 export type Text = [value: string, unit: string];
 
 export function si(x: number | null | undefined, unit: string): Text {
-  if (x == null || !isFinite(x)) return [NONE, unit];
+  if (x == null || !isFinite(x)) return [NONE, ''];
   let i = 0;
   while (Math.abs(x) >= 999.5 && i < prefixes.length - 1) {
     x /= 1000;
@@ -22,7 +22,7 @@ export function si(x: number | null | undefined, unit: string): Text {
 }
 
 export function duration(s: number | null | undefined): Text {
-  if (s == null || !isFinite(s)) return [NONE, 'ms'];
+  if (s == null || !isFinite(s)) return [NONE, ''];
   const a = Math.abs(s);
   if (a < 5e-9) return ['0', 's'];
   if (a < 0.0009995) return [digits(s * 1e6), 'µs'];
@@ -34,7 +34,7 @@ export function duration(s: number | null | undefined): Text {
 }
 
 export function percent(x: number | null | undefined): Text {
-  if (x == null || !isFinite(x)) return [NONE, '%'];
+  if (x == null || !isFinite(x)) return [NONE, ''];
   const p = 100 * x;
   return [Math.abs(p) < 9.95 ? p.toFixed(1) : p.toFixed(0), '%'];
 }

@@ -19,7 +19,7 @@ const kv = createKvMap();
 let state: State | null = null;
 let usage: Usage | null = null, usageAt = 0;
 let ended: Request[] | null = null, showEnded = false, endedAt = 0;
-let span = 180;
+let span = 180, spanChosen = false;
 let pointed: number | null = null, kept: number | null = null;
 let paused = false;
 let charts: Charts | null = null;
@@ -72,13 +72,18 @@ function initTime(): void {
     e.preventDefault();
   });
   $('window').append(...SPANS.map(([label, s]) => el('button', {
-    'aria-pressed': String(s === span),
-    onclick: (e: Event) => {
-      span = s;
-      for (const b of Array.from($('window').children)) attr(b, 'aria-pressed', String(b === e.currentTarget));
-      drawTime();
+    onclick: () => {
+      spanChosen = true;
+      show(s);
     },
   }, label)));
+  show(span);
+}
+
+function show(seconds: number): void {
+  span = seconds;
+  SPANS.forEach(([, s], i) => attr($('window').children[i], 'aria-pressed', String(s === span)));
+  drawTime();
 }
 
 /* ---- State ---- */
@@ -124,6 +129,7 @@ function onState(s: State): void {
 const words: Record<Link, string> = { connecting: 'connecting', live: 'live', paused: 'paused', lost: 'reconnecting' };
 
 function onLink(l: Link, detail: string): void {
+  if (l === 'live' || l === 'lost') document.body.dataset.ready = '';
   const s = $('status');
   attr(s, 'data-state', l);
   text(s.lastElementChild as Element, l === 'live' && detail !== 'ready' ? detail : detail === 'key needed' ? detail : words[l]);
@@ -136,6 +142,7 @@ const feed = createFeed({
   history(s) {
     state = s;
     history.fill(s);
+    if (!spanChosen) show(s.uptime_s < 90 ? 60 : 180);
     drawTime();
     drawState(s);
   },

@@ -1,5 +1,5 @@
 // The figures, the queue, the pressure ladder, hit rates, requests and cost.
-import type { Request, State, Usage } from './api';
+import { ENDED, type Request, type State, type Usage } from './api';
 import { $, attr, el, keyed, text } from './dom';
 import { REASONS } from './explain';
 import * as f from './format';
@@ -166,7 +166,7 @@ function liveRows(s: State): Row[] {
 }
 
 function endedRows(list: Request[]): Row[] {
-  return list.filter((r) => ['finished', 'refused', 'cancelled', 'failed'].includes(r.state)).map((r): Row => ({
+  return list.filter((r) => ENDED.includes(r.state)).map((r): Row => ({
     id: r.id, phase: r.reason ? `${r.state}, ${r.reason.replace(/_/g, ' ')}` : r.state, key: r.key, age: f.secs(r.total_s),
     length: f.count(r.prompt_tokens + r.output_tokens), share: 0, cached: f.count(r.cached_tokens),
     perToken: r.output_tokens ? f.bytes(r.memory_bytes / r.output_tokens) : '', moved: f.bytes(r.memory_bytes),
@@ -216,16 +216,16 @@ export function shortId(id: string): string {
 
 export function renderCost(s: State, usage: Usage | null): void {
   const c = s.cost;
-  const money = (x: number | null) => (x == null || !c ? f.NONE : `${x < 0.01 && x > 0 ? x.toPrecision(2) : x.toFixed(2)}\u202f${c.currency}`);
+  const money = (x: number | null) => (x == null || !c ? f.NONE : `${x < 0.1 && x > 0 ? x.toPrecision(2) : x.toFixed(2)}\u202f${c.currency}`);
   text($('cost-sum'), c ? `${money(c.money_per_hour)} an hour, ${money(c.money_per_million_tokens)} a million tokens` : 'in bandwidth; --price-per-bandwidth-hour gives money');
   const table = $<HTMLTableElement>('cost-table');
   if (!table.tHead) {
-    table.append(el('thead', null, el('tr', null, ...[['key', 'l'], ['requests', ''], ['tokens', ''], ['moved', ''], ['bandwidth', ''], ['cost', '']]
+    table.append(el('thead', null, el('tr', null, ...[['key', 'l'], ['requests', ''], ['tokens', ''], ['moved', ''], ['bandwidth', ''], [c ? c.currency : 'cost', '']]
       .map(([n, cls]) => el('th', { class: cls, scope: 'col' }, n)))), el('tbody', null));
   }
   const rows = [...usage?.data ?? []].sort((a, b) => b.bandwidth_hours - a.bandwidth_hours);
   keyed(table.tBodies[0], rows, (r) => r.key, () => el('tr', null, ...Array.from({ length: 6 }, (_x, i) => el('td', { class: i ? '' : 'l' }))), (e, r) => {
-    [r.key || 'no key', f.count(r.requests), f.count(r.prompt_tokens + r.output_tokens), f.bytes(r.memory_bytes), f.secs(r.bandwidth_hours * 3600), money(r.money)]
+    [r.key || 'no key', f.count(r.requests), f.count(r.prompt_tokens + r.output_tokens), f.bytes(r.memory_bytes), f.secs(r.bandwidth_hours * 3600), r.money == null ? f.NONE : r.money < 0.1 && r.money > 0 ? r.money.toPrecision(2) : r.money.toFixed(2)]
       .forEach((t, i) => text(e.children[i], t));
   });
   let empty = table.parentElement?.querySelector('.empty');

@@ -1,0 +1,5 @@
+import { runAll } from '../http/lib.mjs';
+import './files.mjs';
+import './page.mjs';
+import './use.mjs';
+await runAll();
