@@ -106,7 +106,8 @@ PROFILES := $(sort $(wildcard profiles/models/*.json profiles/devices/*.json))
 EMBED := $(strip $(if $(wildcard src/model/jinja_worker.py),jinja_worker=src/model/jinja_worker.py) \
          $(if $(wildcard models/demo/weir-demo.gguf),demo_model=models/demo/weir-demo.gguf) \
          $(foreach w,$(WEB),web/$w=web/dist/$w web/$w.gz=$(B)/gen/$w.gz) \
-         plan_page=src/cli/plan.html $(foreach p,$(PROFILES),$(p:profiles/%.json=%)=$(p)))
+         plan_page=src/cli/plan.html replay_page=src/cli/replay.html page_style=src/cli/page.css page_script=src/cli/page.js \
+         $(foreach p,$(PROFILES),$(p:profiles/%.json=%)=$(p)))
 $(B)/gen/%.gz: web/dist/%
 	@mkdir -p $(@D)
 	$(Q)gzip -9nc $< >$@

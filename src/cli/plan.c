@@ -4,6 +4,7 @@
 #include "base/suggest.h"
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "cli/page.h"
 #include "device/measure.h"
 
 #include <stdio.h>
@@ -134,14 +135,8 @@ static int write_html(const struct plan_report *p, const char *path, struct err 
 {
     struct buf b;
     buf_init(&b, MAX_OUTPUT_BYTES);
-    int rc = plan_html(p, &b);
-    FILE *f = rc ? NULL : fopen(path, "w");
-    if (rc)
-        err_set(e, rc, "no memory for the page");
-    else if (!f || fwrite(b.data, 1, b.len, f) != b.len)
-        rc = err_errno(e, "%s", path);
-    if (f && fclose(f) && !rc)
-        rc = err_errno(e, "%s", path);
+    plan_html(p, &b);
+    int rc = page_write(&b, path, e);
     buf_finish(&b);
     return rc;
 }

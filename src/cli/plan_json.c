@@ -1,5 +1,5 @@
 /* The report as JSON, and as a page that carries it. */
-#include "base/embed.h"
+#include "cli/page.h"
 #include "cli/plan.h"
 
 #include <jansson.h>
@@ -162,23 +162,10 @@ int plan_json(const struct plan_report *p, struct buf *b)
     return b->failed;
 }
 
-/* The page's template holds the mark once. What replaces it stands inside a script element, which a '<' could end. */
 int plan_html(const struct plan_report *p, struct buf *b)
 {
-    static const char mark[] = "/*REPORT*/null";
-    const struct embed_file *page = embed_find("plan_page");
-    const char *at = page ? strstr((const char *)page->begin, mark) : NULL;
-    char *text = at ? report_text(p, JSON_COMPACT) : NULL;
-    if (!text)
-        return WEIR_ENOMEM;
-    buf_add(b, page->begin, (size_t)(at - (const char *)page->begin));
-    for (const char *c = text; *c; c++) {
-        if (*c == '<')
-            buf_adds(b, "\\u003c");
-        else
-            buf_addc(b, *c);
-    }
-    buf_adds(b, at + strlen(mark));
+    char *text = report_text(p, JSON_COMPACT);
+    int rc = text ? page_render(b, "plan_page", text) : WEIR_ENOMEM;
     free(text);
-    return b->failed;
+    return rc;
 }

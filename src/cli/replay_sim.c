@@ -12,6 +12,8 @@
 struct live {
     uint64_t *hashes; /* of all full chunks of prompt and output */
     uint32_t n_out;   /* tokens produced */
+    uint32_t max_new_tokens;
+    bool started;
     double last_token_s, first_token_s;
 };
 
@@ -26,9 +28,11 @@ struct replica {
     struct calibration device;
     struct plan plan;
     struct seq_outcome *outcomes; /* [max_running] */
-    bool running;
+    bool running, has_regions;    /* has_regions: the policy sets memory aside for the longest output */
     double step_end_s, step_s;
     struct traffic_cost cost;
+    struct replay_gauges gauges;
+    uint64_t n_preemptions;
 };
 
 struct sim {
@@ -42,83 +46,31 @@ struct sim {
     uint32_t next_arrival; /* in the trace, of those that come by themselves */
     uint32_t n_ended;
     struct rng rng;
-    double now_s, series_at_s;
+    double now_s;
+    struct replay_gauges gauges; /* of all replicas */
     struct err *e;
     int failed;
 };
 
-/* --- results ---------------------------------------------------------------------------------------------------- */
+/* --- time ------------------------------------------------------------------------------------------------------- */
 
-#define GAP_MIN_S 1e-6
-#define GAP_RATIO 1.02
-
-static void note_gap(struct replay_gaps *g, double s)
+/* What holds until this replica's next event. */
+static void read_gauges(struct sim *s, struct replica *rep)
 {
-    double i = s > GAP_MIN_S ? log(s / GAP_MIN_S) / log(GAP_RATIO) : 0;
-    g->counts[i < REPLAY_GAP_BUCKETS - 1 ? (uint32_t)i : REPLAY_GAP_BUCKETS - 1]++;
-    g->n++;
+    struct sched_stats st;
+    sched_stats(rep->sched, &st);
+    s->gauges.running += (double)st.n_running - rep->gauges.running;
+    s->gauges.queued += (double)st.n_queued - rep->gauges.queued;
+    s->gauges.chunks += (double)st.chunks_active - rep->gauges.chunks;
+    rep->gauges = (struct replay_gauges){st.n_running, st.n_queued, st.chunks_active};
+    if (st.n_preemptions > rep->n_preemptions)
+        replay_result_point(s->r, s->now_s)->preempted += (double)(st.n_preemptions - rep->n_preemptions);
+    rep->n_preemptions = st.n_preemptions;
 }
 
-double replay_gap_quantile(const struct replay_gaps *g, double q)
-{
-    uint64_t below = 0, rank = (uint64_t)(q * (double)g->n);
-    for (uint32_t i = 0; i < REPLAY_GAP_BUCKETS; i++) {
-        below += g->counts[i];
-        if (below > rank || (below == g->n && g->n))
-            return GAP_MIN_S * pow(GAP_RATIO, i + 0.5);
-    }
-    return 0;
-}
-
-uint32_t replay_n_good(const struct replay_result *r, const struct replay_slo *slo)
-{
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < r->n_requests; i++) {
-        const struct replay_request *q = &r->requests[i];
-        n += q->state == REPLAY_DONE && (double)q->ttft_s <= slo->ttft_s && (double)q->mean_itl_s <= slo->itl_s;
-    }
-    return n;
-}
-
-/* Halves the resolution when the series is full. */
-static struct replay_point *point_at(struct replay_result *r, double at_s)
-{
-    while (at_s >= r->series_span_s * REPLAY_SERIES) {
-        for (uint32_t i = 0; i < REPLAY_SERIES / 2; i++) {
-            double sum[sizeof(struct replay_point) / sizeof(double)], add[sizeof sum / sizeof *sum];
-            memcpy(sum, &r->series[2 * i], sizeof sum);
-            memcpy(add, &r->series[2 * i + 1], sizeof add);
-            for (size_t k = 0; k < sizeof sum / sizeof *sum; k++)
-                sum[k] += add[k];
-            memcpy(&r->series[i], sum, sizeof sum);
-        }
-        memset(&r->series[REPLAY_SERIES / 2], 0, REPLAY_SERIES / 2 * sizeof *r->series);
-        r->series_span_s *= 2;
-        r->n_series = (r->n_series + 1) / 2;
-    }
-    uint32_t i = (uint32_t)(at_s / r->series_span_s);
-    r->n_series = i + 1 > r->n_series ? i + 1 : r->n_series;
-    return &r->series[i];
-}
-
-/* Integrates what holds between two events. */
 static void advance(struct sim *s, double to_s)
 {
-    double dt = to_s - s->now_s;
-    if (dt > 0) {
-        struct replay_point *p = point_at(s->r, s->now_s);
-        p->span_s += dt;
-        for (uint32_t i = 0; i < s->c->n_replicas; i++) {
-            struct replica *rep = &s->replicas[i];
-            struct sched_stats st;
-            sched_stats(rep->sched, &st);
-            p->running_s += dt * st.n_running;
-            p->queued_s += dt * st.n_queued;
-            p->chunks_active_s += dt * st.chunks_active;
-            if (rep->running)
-                p->busy_s += dt;
-        }
-    }
+    replay_result_advance(s->r, s->now_s, to_s, &s->gauges);
     s->now_s = to_s;
 }
 
@@ -169,24 +121,28 @@ static void ended(struct sim *s, uint32_t i, enum replay_state state, enum sched
         heap_push(s, (struct later){.at_s = s->now_s + s->c->trace->requests[f - 1].arrival_s, .request = f - 1});
 }
 
-/* The replica with the least work ahead, by waiting and running requests; ties go to the first. */
 static struct replica *choose_replica(struct sim *s)
 {
     struct replica *best = &s->replicas[0];
-    uint64_t best_load = UINT64_MAX;
-    for (uint32_t i = 0; i < s->c->n_replicas; i++) {
-        struct sched_stats st;
-        sched_stats(s->replicas[i].sched, &st);
-        uint64_t load = (uint64_t)st.n_queued + st.n_running;
-        if (load < best_load) {
-            best_load = load;
-            best = &s->replicas[i];
-        }
+    for (uint32_t i = 1; i < s->c->n_replicas; i++) {
+        struct replica *rep = &s->replicas[i];
+        if (rep->gauges.queued + rep->gauges.running < best->gauges.queued + best->gauges.running)
+            best = rep;
     }
     return best;
 }
 
-static void arrive(struct sim *s, uint32_t i)
+/* What a request states as its limit: what is known, else the default, else nothing. */
+static uint32_t stated_limit(const struct sim *s, const struct trace_request *t, const struct sched_config *sc)
+{
+    uint32_t limit = t->max_new_tokens                     ? t->max_new_tokens
+                     : t->n_output <= s->c->max_new_tokens ? s->c->max_new_tokens
+                                                           : UINT32_MAX;
+    uint32_t room = t->n_prompt < sc->max_context ? sc->max_context - t->n_prompt : 1;
+    return limit < room ? limit : room;
+}
+
+static struct replica *arrive(struct sim *s, uint32_t i)
 {
     const struct trace_request *t = &s->c->trace->requests[i];
     struct replay_request *q = &s->r->requests[i];
@@ -194,32 +150,35 @@ static void arrive(struct sim *s, uint32_t i)
     struct replica *rep = choose_replica(s);
     const struct sched_config *sc = &s->c->replicas[rep - s->replicas].sched;
     q->arrival_s = s->now_s;
-    point_at(s->r, s->now_s)->arrived += 1;
+    replay_result_point(s->r, s->now_s)->arrived += 1;
+    l->max_new_tokens = stated_limit(s, t, sc);
 
     uint32_t n_chunks = (t->n_prompt + t->n_output) / sc->chunk_tokens;
     l->hashes = mem_array(n_chunks, sizeof *l->hashes);
     if (!l->hashes) {
         s->failed = err_set(s->e, WEIR_ENOMEM, "no memory for the chunk hashes of a request");
-        return;
+        return rep;
     }
     for (uint32_t k = 0; k < n_chunks; k++)
         l->hashes[k] = trace_chunk_hash(s->c->trace, t, k, sc->chunk_tokens);
     struct sched_request sr = {
         .id = (uint64_t)i + 1,
         .n_prompt = t->n_prompt,
-        .max_new_tokens = t->n_output > s->c->max_new_tokens ? t->n_output : s->c->max_new_tokens,
+        .max_new_tokens = l->max_new_tokens,
         .chunk_hashes = l->hashes,
         .n_chunk_hashes = t->n_prompt / sc->chunk_tokens,
         .priority = t->priority,
         .key = t->key,
     };
-    if (t->n_prompt < sc->max_context && sr.max_new_tokens > sc->max_context - t->n_prompt)
-        sr.max_new_tokens = sc->max_context - t->n_prompt;
     struct sched_event refusal = {0};
     if (sched_submit(rep->sched, &sr, s->now_s, &refusal)) {
-        point_at(s->r, s->now_s)->refused += 1;
+        replay_result_point(s->r, s->now_s)->refused += 1;
         ended(s, i, REPLAY_REFUSED, refusal.reason);
+    } else {
+        rep->gauges.queued += 1;
+        s->gauges.queued += 1;
     }
+    return rep;
 }
 
 /* --- steps ------------------------------------------------------------------------------------------------------ */
@@ -229,17 +188,35 @@ static double gauss(struct rng *r)
     return sqrt(-2 * log(1 - rng_unit(r))) * cos(6.283185307179586 * rng_unit(r));
 }
 
+/* Rows that the sequence's memory has room for. */
+static uint64_t held_tokens(const struct sim *s, const struct replica *rep, const struct plan_seq *ps)
+{
+    uint64_t chunk_tokens = s->c->replicas[rep - s->replicas].sched.chunk_tokens, n = ps->n_chunks;
+    if (rep->has_regions) {
+        uint64_t most = (uint64_t)s->c->trace->requests[ps->id - 1].n_prompt + s->live[ps->id - 1].max_new_tokens - 1;
+        n = (most + chunk_tokens - 1) / chunk_tokens;
+    }
+    return n * chunk_tokens;
+}
+
 static void start_step(struct sim *s, struct replica *rep)
 {
-    if (!sched_plan(rep->sched, s->now_s, &rep->plan))
+    bool planned = sched_plan(rep->sched, s->now_s, &rep->plan);
+    read_gauges(s, rep);
+    if (!planned)
         return;
     struct traffic_load load = rep->plan.padding;
-    uint64_t chunks = 0, used_tokens = 0;
+    uint64_t held = 0, used = 0;
     for (uint32_t k = 0; k < rep->plan.n_seqs; k++) {
         const struct plan_seq *ps = &rep->plan.seqs[k];
+        struct live *l = &s->live[ps->id - 1];
         traffic_add(&load, &s->c->model, ps->n_past, ps->n_tokens, ps->samples ? 1 : 0);
-        used_tokens += ps->n_past + ps->n_tokens;
-        chunks += ps->n_chunks;
+        used += ps->n_past + ps->n_tokens;
+        held += held_tokens(s, rep, ps);
+        if (!l->started) {
+            l->started = true;
+            s->r->requests[ps->id - 1].queue_s = (float)(s->now_s - s->r->requests[ps->id - 1].arrival_s);
+        }
     }
     traffic_cost(&s->c->model, &load, &rep->cost);
     double t = calibrate_predict_s(&rep->device, &load);
@@ -250,9 +227,8 @@ static void start_step(struct sim *s, struct replica *rep)
     rep->running = true;
     rep->step_s = t;
     rep->step_end_s = s->now_s + t;
-    uint64_t room = chunks * s->c->replicas[rep - s->replicas].sched.chunk_tokens;
-    s->r->held_chunk_s += t * (double)room;
-    s->r->waste_chunk_s += t * (double)(room - used_tokens);
+    s->r->held_token_s += t * (double)held;
+    s->r->waste_token_s += t * (double)(held - used);
 }
 
 static void note_token(struct sim *s, struct live *l)
@@ -260,8 +236,7 @@ static void note_token(struct sim *s, struct live *l)
     if (!l->n_out++) {
         l->first_token_s = s->now_s;
     } else {
-        double gap = s->now_s - l->last_token_s;
-        note_gap(&s->r->gaps, gap);
+        replay_result_gap(s->r, s->now_s - l->last_token_s);
     }
     l->last_token_s = s->now_s;
 }
@@ -270,28 +245,25 @@ static void take_events(struct sim *s, struct replica *rep)
 {
     struct sched_event ev;
     while (sched_next_event(rep->sched, &ev)) {
-        if (ev.state == SCHED_REFUSED)
-            point_at(s->r, s->now_s)->refused += 1;
-        ended(s, (uint32_t)(ev.id - 1),
-              ev.state == SCHED_FINISHED  ? REPLAY_DONE
-              : ev.state == SCHED_REFUSED ? REPLAY_REFUSED
-                                          : REPLAY_FAILED,
-              ev.reason);
+        struct replay_point *p = replay_result_point(s->r, s->now_s);
+        bool done = ev.state == SCHED_FINISHED, refused = ev.state == SCHED_REFUSED;
+        p->finished += done;
+        p->refused += refused;
+        ended(s, (uint32_t)(ev.id - 1), done ? REPLAY_DONE : refused ? REPLAY_REFUSED : REPLAY_FAILED, ev.reason);
     }
 }
 
 static void end_step(struct sim *s, struct replica *rep)
 {
     struct replay_result *r = s->r;
-    uint32_t chunk_tokens = s->c->replicas[rep - s->replicas].sched.chunk_tokens;
+    uint32_t chunk_tokens = s->c->replicas[rep - s->replicas].sched.chunk_tokens, n_generated = 0;
     for (uint32_t k = 0; k < rep->plan.n_seqs; k++) {
         const struct plan_seq *ps = &rep->plan.seqs[k];
         const struct trace_request *t = &s->c->trace->requests[ps->id - 1];
         struct live *l = &s->live[ps->id - 1];
         if (ps->samples) {
             note_token(s, l);
-            r->generated_tokens++;
-            point_at(r, s->now_s)->generated += 1;
+            n_generated++;
         }
         rep->outcomes[k] = (struct seq_outcome){
             .sampled = ps->samples,
@@ -302,13 +274,9 @@ static void end_step(struct sim *s, struct replica *rep)
             rep->outcomes[k].n_chunk_hashes = t->n_prompt / chunk_tokens;
     }
     double bytes = traffic_bytes(&rep->cost);
-    struct replay_point *p = point_at(r, s->now_s);
-    p->bytes += bytes;
-    p->flops += traffic_flops(&rep->cost);
-    r->busy_s += rep->step_s;
-    r->bytes += bytes;
-    r->flops += traffic_flops(&rep->cost);
-    r->n_steps++;
+    replay_result_step(r, s->now_s, rep->step_s, bytes, traffic_flops(&rep->cost));
+    replay_result_point(r, s->now_s)->generated += n_generated;
+    r->generated_tokens += n_generated;
     rep->running = false;
     sched_commit(rep->sched, &rep->plan,
                  &(struct sched_outcome){.seqs = rep->outcomes, .seconds = rep->step_s, .bytes = bytes}, s->now_s);
@@ -343,31 +311,37 @@ static bool turn(struct sim *s)
     if (at_step <= fmin(at_trace, at_heap))
         end_step(s, first);
     else if (at_trace <= at_heap)
-        arrive(s, s->next_arrival++);
+        first = arrive(s, s->next_arrival++);
     else
-        arrive(s, heap_pop(s).request);
-    for (uint32_t i = 0; i < s->c->n_replicas && !s->failed; i++) {
-        if (!s->replicas[i].running) {
-            start_step(s, &s->replicas[i]);
-            take_events(s, &s->replicas[i]);
-        }
+        first = arrive(s, heap_pop(s).request);
+    if (!s->failed && !first->running) {
+        start_step(s, first);
+        take_events(s, first);
     }
     return !s->failed;
+}
+
+static bool has_regions(const struct sched_policy *p)
+{
+    for (int i = 0; i < SCHED_MAX_NODES && p->nodes[i][0]; i++)
+        if (!strcmp(p->nodes[i], "admit-regions") || !strcmp(p->nodes[i], "admit-whole-batch"))
+            return true;
+    return false;
 }
 
 static int setup(struct sim *s)
 {
     const struct replay_config *c = s->c;
     uint32_t n = c->trace->n_requests;
-    s->r->requests = mem_array(n, sizeof *s->r->requests);
-    s->r->n_requests = n;
-    s->r->series_span_s = 0.25;
+    int rc = replay_result_init(s->r, n, s->e);
+    if (rc)
+        return rc;
     s->live = mem_array(n, sizeof *s->live);
     s->heap = mem_array(n, sizeof *s->heap);
     s->first_follower = mem_array(n, sizeof *s->first_follower);
     s->next_follower = mem_array(n, sizeof *s->next_follower);
     s->replicas = mem_array(c->n_replicas, sizeof *s->replicas);
-    if (!s->r->requests || !s->live || !s->heap || !s->first_follower || !s->next_follower || !s->replicas)
+    if (!s->live || !s->heap || !s->first_follower || !s->next_follower || !s->replicas)
         return err_set(s->e, WEIR_ENOMEM, "no memory to replay %u requests", n);
     for (uint32_t i = n; i--;) {
         uint32_t after = c->trace->requests[i].after;
@@ -378,7 +352,11 @@ static int setup(struct sim *s)
     }
     for (uint32_t i = 0; i < c->n_replicas; i++) {
         struct replica *rep = &s->replicas[i];
-        calibrate_init(&rep->device, &c->model, &c->replicas[i].device);
+        if (c->replicas[i].fitted)
+            rep->device = *c->replicas[i].fitted;
+        else
+            calibrate_init(&rep->device, &c->model, &c->replicas[i].device);
+        rep->has_regions = has_regions(c->replicas[i].sched.pipeline);
         rep->outcomes = mem_array(c->replicas[i].sched.max_running, sizeof *rep->outcomes);
         if (!rep->outcomes)
             return err_set(s->e, WEIR_ENOMEM, "no memory for a replica");
@@ -387,26 +365,6 @@ static int setup(struct sim *s)
             return fail;
     }
     return 0;
-}
-
-static void sum_stats(struct sched_stats *sum, const struct sched_stats *x)
-{
-    sum->chunks_total += x->chunks_total;
-    sum->n_submitted += x->n_submitted;
-    sum->n_finished += x->n_finished;
-    sum->n_refused += x->n_refused;
-    sum->n_cancelled += x->n_cancelled;
-    sum->n_failed += x->n_failed;
-    sum->n_preemptions += x->n_preemptions;
-    sum->prompt_tokens += x->prompt_tokens;
-    sum->generated_tokens += x->generated_tokens;
-    sum->recomputed_tokens += x->recomputed_tokens;
-    sum->prefix_query_tokens += x->prefix_query_tokens;
-    sum->prefix_hit_tokens += x->prefix_hit_tokens;
-    sum->n_evicted_chunks += x->n_evicted_chunks;
-    sum->n_steps += x->n_steps;
-    sum->prediction.n += x->prediction.n;
-    sum->prediction.abs_sum += x->prediction.abs_sum;
 }
 
 int replay_run(const struct replay_config *c, struct replay_result *out, struct err *e)
@@ -424,7 +382,7 @@ int replay_run(const struct replay_config *c, struct replay_result *out, struct 
         struct sched_stats st;
         if (s.replicas[i].sched) {
             sched_stats(s.replicas[i].sched, &st);
-            sum_stats(&out->sched, &st);
+            replay_result_add_stats(out, &st);
         }
         sched_destroy(s.replicas[i].sched);
         free(s.replicas[i].outcomes);
@@ -440,10 +398,4 @@ int replay_run(const struct replay_config *c, struct replay_result *out, struct 
     if (s.failed)
         replay_result_finish(out);
     return s.failed;
-}
-
-void replay_result_finish(struct replay_result *r)
-{
-    free(r->requests);
-    *r = (struct replay_result){0};
 }

@@ -38,6 +38,8 @@ static int add_request(struct reader *r, const struct trace_request *q)
         return bad(r, "the arrival time is not a usable number");
     if (q->n_prompt < 1 || q->n_prompt > TRACE_MAX_TOKENS || q->n_output < 1 || q->n_output > TRACE_MAX_TOKENS)
         return bad(r, "token counts must be from 1 to 1048576");
+    if (q->max_new_tokens && q->max_new_tokens < q->n_output)
+        return bad(r, "max_tokens is less than the output's tokens");
     if (t->n_requests == TRACE_MAX_REQUESTS)
         return err_set(r->e, WEIR_ELIMIT, "%s: more than %u requests", r->path, TRACE_MAX_REQUESTS);
     if (t->n_requests == r->request_room) {
@@ -71,7 +73,17 @@ static int add_block(struct reader *r, uint64_t id)
 
 /* --- CSV -------------------------------------------------------------------------------------------------------- */
 
-enum column { COL_NONE, COL_TIMESTAMP, COL_ARRIVAL, COL_PROMPT, COL_OUTPUT, COL_CONVERSATION, COL_KEY, COL_PRIORITY };
+enum column {
+    COL_NONE,
+    COL_TIMESTAMP,
+    COL_ARRIVAL,
+    COL_PROMPT,
+    COL_OUTPUT,
+    COL_CONVERSATION,
+    COL_KEY,
+    COL_MAX_TOKENS,
+    COL_PRIORITY
+};
 #define MAX_COLUMNS 32
 
 static enum column column_of(const char *name)
@@ -79,10 +91,9 @@ static enum column column_of(const char *name)
     static const struct {
         const char *name;
         enum column column;
-    } known[] = {{"TIMESTAMP", COL_TIMESTAMP},       {"ContextTokens", COL_PROMPT},
-                 {"GeneratedTokens", COL_OUTPUT},    {"arrival_s", COL_ARRIVAL},
-                 {"prompt_tokens", COL_PROMPT},      {"output_tokens", COL_OUTPUT},
-                 {"conversation", COL_CONVERSATION}, {"key", COL_KEY},
+    } known[] = {{"TIMESTAMP", COL_TIMESTAMP},   {"ContextTokens", COL_PROMPT},      {"GeneratedTokens", COL_OUTPUT},
+                 {"arrival_s", COL_ARRIVAL},     {"prompt_tokens", COL_PROMPT},      {"output_tokens", COL_OUTPUT},
+                 {"max_tokens", COL_MAX_TOKENS}, {"conversation", COL_CONVERSATION}, {"key", COL_KEY},
                  {"priority", COL_PRIORITY}};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         if (!strcmp(known[i].name, name))
@@ -141,6 +152,8 @@ static int parse_field(struct reader *r, enum column c, const char *s, struct tr
         return parse_count(s, &q->n_prompt) ? 0 : bad(r, "the prompt's tokens are not a count up to 1048576");
     case COL_OUTPUT:
         return parse_count(s, &q->n_output) ? 0 : bad(r, "the output's tokens are not a count up to 1048576");
+    case COL_MAX_TOKENS:
+        return !*s || parse_count(s, &q->max_new_tokens) ? 0 : bad(r, "max_tokens is not a count up to 1048576");
     case COL_CONVERSATION:
         q->content = label(s);
         return 0;
@@ -271,6 +284,9 @@ static int read_json_line(struct reader *r, const char *line, size_t n)
             fail = bad(r, "arrival_s, prompt_tokens and output_tokens are needed");
         if (!fail && priority && (!json_is_integer(priority) || llabs(json_integer_value(priority)) > 1000000))
             fail = bad(r, "priority is not an integer");
+        const json_t *max = json_object_get(o, "max_tokens");
+        if (!fail && max && !json_count(max, &q.max_new_tokens))
+            fail = bad(r, "max_tokens is not a count up to 1048576");
         q.arrival_s = json_number_value(at);
         q.priority = (int32_t)json_integer_value(priority);
         q.content = json_label(json_object_get(o, "conversation"));
@@ -361,7 +377,7 @@ uint64_t trace_chunk_hash(const struct trace *t, const struct trace_request *r, 
         return hash_u64((uint64_t)chunk + 1);
     /* A chunk is equal where the block that holds its last token is, and it ends at the same place of it. */
     uint64_t block = (end - 1) / t->block_tokens;
-    if (block < r->n_blocks && end <= r->n_prompt)
+    if (block < r->n_blocks && (t->blocks_of_output || end <= r->n_prompt))
         return hash_u64(t->block_ids[r->first_block + block] + end % t->block_tokens);
     return hash_u64(r->content * 0x9e3779b97f4a7c15u + chunk + 1);
 }

@@ -1,12 +1,20 @@
-/* Request traces: recorded or generated traffic for `weir replay`.
+/* Request traces: recorded or generated traffic for `weir replay`. docs/replay.md tells the formats to users.
  *
  * Formats, told apart by their content:
- *   Azure LLM inference trace (CSV): TIMESTAMP,ContextTokens,GeneratedTokens
- *   Mooncake (JSON lines): {"timestamp": ms, "input_length": n, "output_length": n, "hash_ids": [id of each 512-token
- * block]} weir's own, as CSV with a header line or as JSON lines, with these columns or members; the first three are
- * needed: arrival_s        seconds, any origin prompt_tokens    >= 1 output_tokens    >= 1 conversation     text or
- * number: requests of one conversation share their history from its start key              text or number: whose
- * request it is priority         integer, smaller first
+ *
+ *   Azure LLM inference trace, CSV: TIMESTAMP,ContextTokens,GeneratedTokens
+ *
+ *   Mooncake, JSON lines:
+ *     {"timestamp": ms, "input_length": n, "output_length": n, "hash_ids": [id of each block of 512 tokens]}
+ *
+ *   weir's own, CSV with a header line or JSON lines. The first three columns or members are needed:
+ *     arrival_s        seconds, any origin
+ *     prompt_tokens    from 1
+ *     output_tokens    from 1
+ *     max_tokens       the limit that the request stated, at least output_tokens
+ *     conversation     text or number: requests of one conversation share their history from its start
+ *     key              text or number: whose request it is
+ *     priority         integer, smaller first
  *
  * A trace is hostile input: lines are bounded (1 MiB), counts too (16 M requests, 2^20 tokens each); an error names the
  * line. Requests are sorted by arrival, the first at 0 s. Memory belongs to the trace.
@@ -16,6 +24,7 @@
 
 #include "base/err.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,8 +34,9 @@
 struct trace_request {
     double arrival_s; /* or, behind another request (after != 0): seconds from that one's end */
     uint32_t n_prompt, n_output;
-    uint64_t content; /* whose history it is: equal content is equal text, from the start */
-    uint64_t key;     /* 0: none */
+    uint32_t max_new_tokens; /* the limit that it stated; 0: not known */
+    uint64_t content;        /* whose history it is: equal content is equal text, from the start */
+    uint64_t key;            /* 0: none */
     int32_t priority;
     uint32_t after;                 /* index + 1 of the request whose end brings this one; 0: arrives by itself */
     uint32_t first_block, n_blocks; /* into trace.block_ids; n_blocks 0: content names the tokens */
@@ -38,6 +48,7 @@ struct trace {
     uint64_t *block_ids; /* chained: equal ids stand for equal text from the start to that block's end */
     size_t n_block_ids;
     uint32_t block_tokens;         /* tokens a block id stands for */
+    bool blocks_of_output;         /* block ids name whole blocks of prompt and output; else of the prompt alone */
     uint32_t shared_prefix_tokens; /* all requests begin with these same tokens */
 };
 
