@@ -117,6 +117,7 @@ static void test_ranges(void **state)
     refused(API_COMPLETION, P "\"logit_bias\":{\"1000\":1}}", 400, "logit_bias");
     refused(API_COMPLETION, P "\"logit_bias\":{\"5\":101}}", 400, "logit_bias");
     refused(API_COMPLETION, P "\"cache_salt\":\"\"}", 400, "cache_salt");
+    refused(API_COMPLETION, P "\"pin_prefix_tokens\":-1}", 400, "pin_prefix_tokens");
     accepted(API_COMPLETION, P "\"temperature\":0,\"top_p\":0,\"top_k\":0,\"n\":16,\"stop\":null,\"seed\":-5}");
 }
 

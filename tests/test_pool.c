@@ -1,10 +1,9 @@
-/* The pieces under the scheduler: chunk pool, index, retention, prefix hashes. Random operations against plain models.
+/* The pieces under the scheduler: chunk pool, index, prefix hashes. Random operations against plain models.
  */
 #include "base/rng.h"
 #include "policy/index_map.h"
 #include "policy/pool.h"
 #include "policy/prefix.h"
-#include "policy/retention.h"
 #include "test.h"
 
 static void pool_counts_references(void **state)
@@ -60,30 +59,6 @@ static void index_map_matches_an_array(void **state)
     index_map_finish(&m);
 }
 
-static void retention_gives_the_least_recent(void **state)
-{
-    (void)state;
-    enum { N = 20 };
-    struct retention r;
-    assert_int_equal(retention_init(&r, N, NULL), 0);
-    assert_int_equal(retention_victim(&r), RETENTION_NONE);
-    uint64_t since[N] = {0}; /* 0: not in */
-    struct rng rng = {3};
-    for (uint64_t step = 1; step < 20000; step++) {
-        uint32_t c = (uint32_t)rng_below(&rng, N), oldest = RETENTION_NONE;
-        if (since[c])
-            retention_remove(&r, c);
-        else
-            retention_add(&r, c);
-        since[c] = since[c] ? 0 : step;
-        for (uint32_t i = 0; i < N; i++)
-            if (since[i] && (oldest == RETENTION_NONE || since[i] < since[oldest]))
-                oldest = i;
-        assert_int_equal(retention_victim(&r), oldest);
-    }
-    retention_finish(&r);
-}
-
 static void prefix_hashes_depend_on_all_before(void **state)
 {
     (void)state;
@@ -117,8 +92,9 @@ static void prefix_index_finds_chunks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(pool_counts_references),           cmocka_unit_test(index_map_matches_an_array),
-        cmocka_unit_test(retention_gives_the_least_recent), cmocka_unit_test(prefix_hashes_depend_on_all_before),
+        cmocka_unit_test(pool_counts_references),
+        cmocka_unit_test(index_map_matches_an_array),
+        cmocka_unit_test(prefix_hashes_depend_on_all_before),
         cmocka_unit_test(prefix_index_finds_chunks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -121,6 +121,7 @@ static void submit(struct world *w)
         .chunk_hashes = r->hashes,
         .n_chunk_hashes = r->n_known_hashes,
         .n_prompt_logits = r->n_prompt_logits,
+        .n_pinned = below(w, 4) ? 0 : below(w, r->n_prompt + 1),
         .priority = r->priority,
     };
     struct sched_stats st;
@@ -380,6 +381,8 @@ static void make_config(struct world *w)
     if (c->max_context > pool_tokens && pool_tokens >= 2 && below(w, 4))
         c->max_context = pool_tokens;
     c->prefix_cache = below(w, 8) != 0;
+    c->lru_retention = below(w, 4) == 0;
+    c->pin_limit = below(w, 3) ? 0.3 : -1;
     if (!w->policy)
         return;
     c->policy = w->policy;

@@ -34,6 +34,8 @@ void load_config_default(struct load_config *c)
                               .itl_target_s = 0.1,
                               .age_bound_s = 30,
                               .bandwidth_limit = 0.8,
+                              .retention = "value",
+                              .pin_limit = 0.1,
                               .log_level = "info",
                               .log_format = "text"};
 }
@@ -252,6 +254,10 @@ static int start_engine(struct loaded *l, const struct load_config *c, struct er
     int kv_type = choose("kv-type", c->kv_type, kv_types, e);
     if (kv_type < 0)
         return kv_type;
+    static const char *const retentions[] = {"value", "lru", NULL};
+    int retention = choose("retention", c->retention, retentions, e);
+    if (retention < 0)
+        return retention;
     l->config = (struct engine_config){
         .sched = {.chunk_tokens = c->chunk_tokens,
                   .max_running = c->max_running,
@@ -264,7 +270,9 @@ static int start_engine(struct loaded *l, const struct load_config *c, struct er
                   .high = l->high,
                   .low = l->low,
                   .age_bound_s = c->age_bound_s,
-                  .bandwidth_limit = c->bandwidth_limit},
+                  .bandwidth_limit = c->bandwidth_limit,
+                  .lru_retention = retention == 1,
+                  .pin_limit = c->pin_limit > 0 ? c->pin_limit : -1},
         .device = {.n_threads = c->threads, .pin_threads = !c->no_pin, .kv_type = kv_type ? KV_Q8_0 : KV_F16},
         .max_inbox = c->max_queued + c->max_running,
         .record_path = c->record_path,

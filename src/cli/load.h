@@ -20,8 +20,9 @@ struct load_config {
     uint32_t max_running, max_queued, max_step_tokens, chunk_tokens;
     bool no_prefix_cache;
     const char *policy; /* "weir", "fcfs", a baseline, or a file */
-    double itl_target_s, itl_target_min_s, ttft_limit_s, age_bound_s, bandwidth_limit;
+    double itl_target_s, itl_target_min_s, ttft_limit_s, age_bound_s, bandwidth_limit, pin_limit;
     const char *tier_priority, *tier_flex; /* lists of what they have of their own: itl, ttft, weight */
+    const char *retention;
     const char *log_level, *log_format;
     bool quiet;              /* no progress on stderr */
     const char *record_path; /* engine/record.h; NULL: no recording */
@@ -53,6 +54,10 @@ void load_config_default(struct load_config *c);
         OPTION("max-step-tokens", OPT_U32, &(c)->max_step_tokens, "N", "tokens in a step (default 512)", .min = 1,     \
                .max = 1 << 16),                                                                                        \
         OPTION("no-prefix-cache", OPT_FLAG, &(c)->no_prefix_cache, NULL, "do not share and keep equal prefixes"),      \
+        OPTION("retention", OPT_STR, &(c)->retention, "KIND",                                                          \
+               "which cached prefix goes first: value (what it is expected to save), lru (default value)"),            \
+        OPTION("pin-limit", OPT_F64, &(c)->pin_limit, "F",                                                             \
+               "share of the KV memory that requests may pin with pin_prefix_tokens (default 0.1)", .max = 0.9),       \
         OPTIONS_TITLE("Scheduling"),                                                                                   \
         OPTION("policy", OPT_STR, &(c)->policy, "NAME",                                                                \
                "weir, or fcfs, vllm, contiguous, static, compute-first, or a file (default weir)"),                    \

@@ -27,6 +27,7 @@ struct replay_args {
     uint32_t replicas, tensor_parallel, max_running, max_queued, max_step_tokens, chunk_tokens, max_context, max_tokens,
         seed, limit;
     double memory_fraction, bandwidth_limit, noise, slow_from_s, slow_to_s, slow_factor;
+    const char *retention;
     bool synthetic, no_prefix_cache;
     struct trace_synthesis s;
 };
@@ -145,6 +146,8 @@ static int make_replica(const struct job *j, const char *device, struct replay_r
 {
     const struct replay_args *a = j->a;
     const struct traffic_model *m = &j->config.model;
+    if (a->retention && strcmp(a->retention, "value") && strcmp(a->retention, "lru"))
+        return err_set(e, WEIR_EINVAL, "--retention is \"%s\", it must be value or lru", a->retention);
     struct profile p;
     uint32_t n_chunks = 0, own_context = j->is_recording && !a->model ? j->playback.sched.max_context : j->shape.n_ctx;
     int fail = profile_open(&p, device, e);
@@ -167,7 +170,8 @@ static int make_replica(const struct job *j, const char *device, struct replay_r
                   .model = *m,
                   .itl_target_s = j->report.slo.itl_s,
                   .ttft_limit_s = j->report.slo.ttft_s,
-                  .bandwidth_limit = a->bandwidth_limit},
+                  .bandwidth_limit = a->bandwidth_limit,
+                  .lru_retention = a->retention && !strcmp(a->retention, "lru")},
         .device = {.bytes_per_s = devices * p.tiers[0].bytes_per_s * p.attain_bandwidth,
                    .matmul_flops_per_s =
                        devices * p.attain_compute * p.ops_per_s[profile_compute_type(shape_compute_type(a->weights))],
@@ -575,6 +579,8 @@ int cmd_replay(int argc, char **argv)
         OPTION("max-tokens", OPT_U32, &a.max_tokens, "N", "output limit of requests that state none (default 2048)",
                .min = 1, .max = 1 << 20),
         OPTION("no-prefix-cache", OPT_FLAG, &a.no_prefix_cache, NULL, "do not share and keep equal prefixes"),
+        OPTION("retention", OPT_STR, &a.retention, "KIND",
+               "which cached prefix goes first: value, lru (default value; baselines: always lru)"),
         OPTIONS_TITLE("Traffic"),
         OPTION("rate-scale", OPT_STR, &a.rates, "LIST", "arrivals so many times faster (default 1)"),
         OPTION("limit", OPT_U32, &a.limit, "N", "the first N requests only"),

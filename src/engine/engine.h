@@ -77,6 +77,7 @@ struct gen_request {
     double itl_target_s, ttft_limit_s; /* 0: those of the priority's class */
     uint64_t key;                      /* hash of the API key */
     uint64_t cache_salt;
+    uint32_t n_pinned; /* leading prompt tokens to keep cached (struct sched_request) */
     void (*sink)(const struct gen_event *ev);
     void *user;
 };

@@ -23,6 +23,7 @@ struct gen {
     uint32_t n_prompt, max_new_tokens, min_new_tokens;
     int32_t priority;
     double itl_target_s, ttft_limit_s;
+    uint32_t n_pinned;
     uint64_t key;
     bool ignore_eos, echo, prompt_only, logprobs, keep_stop_text;
 

@@ -56,6 +56,7 @@ int gen_create(struct gen **out, const struct engine *en, const struct gen_reque
         .priority = r->priority,
         .itl_target_s = r->itl_target_s,
         .ttft_limit_s = r->ttft_limit_s,
+        .n_pinned = r->n_pinned,
         .key = r->key,
         .ignore_eos = r->ignore_eos,
         .echo = r->echo,

@@ -54,6 +54,7 @@ static struct sched_request request_of(const struct engine *en, const struct gen
         .chunk_hashes = g->hashes,
         .n_chunk_hashes = g->n_hashes,
         .n_prompt_logits = g->echo && g->logprobs ? g->n_prompt - 1 : 0, /* the last row's are sampled from */
+        .n_pinned = g->n_pinned,
         .priority = g->priority,
         .itl_target_s = g->itl_target_s,
         .ttft_limit_s = g->ttft_limit_s,

@@ -151,6 +151,7 @@ static void put_request(struct recorder *r, const struct sched_request *q)
     put_varint(r, q->n_prompt);
     put_varint(r, q->max_new_tokens);
     put_varint(r, q->n_prompt_logits);
+    put_varint(r, q->n_pinned);
     put_varint(r, (uint32_t)q->priority << 1 ^ (q->priority < 0 ? UINT32_MAX : 0));
     put_u64(r, q->key);
     put_f64(r, q->itl_target_s);

@@ -29,8 +29,8 @@
  *            are full now. Sequences of a plan without one: sampled as planned, went on, no new hash.
  *   COMMIT   f64 now_s, f64 seconds, f64 bytes, u8 failed
  *   EVENT    u64v id, u8 state, u8 reason, u32v n_output   a terminal event was taken, after so many tokens
- *   request: u64v id, u32v n_prompt, u32v max_new_tokens, u32v n_prompt_logits, i32v priority (zigzag), u64 key,
- *            f64 itl_target_s, f64 ttft_limit_s, u32v n_chunk_hashes, u64[n_chunk_hashes]
+ *   request: u64v id, u32v n_prompt, u32v max_new_tokens, u32v n_prompt_logits, u32v n_pinned, i32v priority (zigzag),
+ *            u64 key, f64 itl_target_s, f64 ttft_limit_s, u32v n_chunk_hashes, u64[n_chunk_hashes]
  *
  * where u32v, u64v, i32v are LEB128. A plan's outcomes stand between PLAN and COMMIT; so may submits and cancels.
  *

@@ -32,16 +32,29 @@ struct field {
     }
 
 static const struct field sched_fields[] = {
-    U32(sched_config, chunk_tokens),      U32(sched_config, n_chunks),
-    U32(sched_config, max_running),       U32(sched_config, max_queued),
-    U32(sched_config, max_step_tokens),   U32(sched_config, max_step_outputs),
-    U32(sched_config, max_context),       BOOL(sched_config, prefix_cache),
-    BOOL(sched_config, has_model),        F64(sched_config, itl_target_s),
-    F64(sched_config, ttft_limit_s),      F64(sched_config, high.itl_target_s),
-    F64(sched_config, high.ttft_limit_s), F64(sched_config, high.weight),
-    F64(sched_config, low.itl_target_s),  F64(sched_config, low.ttft_limit_s),
-    F64(sched_config, low.weight),        F64(sched_config, age_bound_s),
-    F64(sched_config, bandwidth_limit),   FIELDS_END,
+    U32(sched_config, chunk_tokens),
+    U32(sched_config, n_chunks),
+    U32(sched_config, max_running),
+    U32(sched_config, max_queued),
+    U32(sched_config, max_step_tokens),
+    U32(sched_config, max_step_outputs),
+    U32(sched_config, max_context),
+    BOOL(sched_config, prefix_cache),
+    BOOL(sched_config, has_model),
+    F64(sched_config, itl_target_s),
+    F64(sched_config, ttft_limit_s),
+    F64(sched_config, high.itl_target_s),
+    F64(sched_config, high.ttft_limit_s),
+    F64(sched_config, high.weight),
+    F64(sched_config, low.itl_target_s),
+    F64(sched_config, low.ttft_limit_s),
+    F64(sched_config, low.weight),
+    F64(sched_config, age_bound_s),
+    F64(sched_config, bandwidth_limit),
+    BOOL(sched_config, lru_retention),
+    F64(sched_config, pin_limit),
+    F64(sched_config, speculative_limit),
+    FIELDS_END,
 };
 static const struct field traffic_fields[] = {
     U32(traffic_model, n_layer),
@@ -79,7 +92,7 @@ static const struct field device_fields[] = {
 
 /* A new member belongs into a table above: without it a recording does not say what the scheduler was told. */
 #if UINTPTR_MAX == UINT64_MAX
-_Static_assert(sizeof(struct sched_config) == 336, "struct sched_config has changed: see the tables above");
+_Static_assert(sizeof(struct sched_config) == 360, "struct sched_config has changed: see the tables above");
 _Static_assert(sizeof(struct sched_request) == 64, "struct sched_request has changed: see put_request and get_request");
 #endif
 

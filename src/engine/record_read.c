@@ -139,8 +139,8 @@ static bool get_request(struct record_reader *r, struct sched_request *q)
 {
     uint32_t priority;
     if (!get_varint(r, UINT64_MAX, &q->id) || !get_u32(r, &q->n_prompt) || !get_u32(r, &q->max_new_tokens) ||
-        !get_u32(r, &q->n_prompt_logits) || !get_u32(r, &priority) || !get_u64(r, &q->key) ||
-        !get_f64(r, &q->itl_target_s) || !get_f64(r, &q->ttft_limit_s) ||
+        !get_u32(r, &q->n_prompt_logits) || !get_u32(r, &q->n_pinned) || !get_u32(r, &priority) ||
+        !get_u64(r, &q->key) || !get_f64(r, &q->itl_target_s) || !get_f64(r, &q->ttft_limit_s) ||
         !get_hashes(r, &q->chunk_hashes, &q->n_chunk_hashes))
         return false;
     q->priority = (int32_t)(priority >> 1 ^ (0 - (priority & 1)));

@@ -15,6 +15,9 @@
 #define QUANTILE_FEW 0.8
 #define FEW_SEQUENCES 16
 
+/* What recomputation costs follows the fitted speed of the device, every so many steps. */
+#define RECOMPUTE_COST_EVERY 256
+
 int forecast_init(struct sched *s, struct err *e)
 {
     struct forecast *f = &s->forecast;
@@ -175,10 +178,23 @@ void forecast_planned(struct sched *s)
     s->predicted_s = calibrate_predict_s(&s->forecast.steps, &s->load);
 }
 
+/* Seconds to compute a chunk behind n_past tokens, in steps as full as they get. */
+static double chunk_s(const struct sched *s, uint32_t n_past)
+{
+    struct traffic_load load = {0};
+    traffic_add(&load, &s->config.model, n_past, s->config.max_step_tokens, 0);
+    return calibrate_predict_s(&s->forecast.steps, &load) * s->config.chunk_tokens / s->config.max_step_tokens;
+}
+
 void forecast_committed(struct sched *s, double seconds)
 {
-    if (s->config.has_model)
-        calibrate_update(&s->forecast.steps, &s->load, seconds);
+    if (!s->config.has_model)
+        return;
+    calibrate_update(&s->forecast.steps, &s->load, seconds);
+    if (s->stats.n_steps % RECOMPUTE_COST_EVERY == 1) {
+        double at_start_s = chunk_s(s, 0), far_s = chunk_s(s, s->config.max_context);
+        retention_set_cost(&s->retention, at_start_s, fmax(0, far_s - at_start_s) / s->config.max_context);
+    }
 }
 
 /* A sequence that outlives its prediction gets a new one, given how far it came. */
@@ -290,7 +306,7 @@ static bool admits(struct sched *s, const struct seq *q)
     uint64_t margin = (uint64_t)1 << (q->n_preemptions < 32 ? q->n_preemptions : 32);
     if (q->n_preemptions > 0)
         peak += margin * (s->running.n + 1);
-    if (peak > s->pool.n_chunks)
+    if (peak > s->pool.n_chunks - s->retention.pinned.n)
         return false;
     /* What is held and promised now must fit as well: predictions do not bind the present. */
     uint64_t needed = chunks_for(s, q->n_tokens) - n_ready + n_idle;

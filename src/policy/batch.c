@@ -59,8 +59,16 @@ static uint32_t rows_with_chunks(struct sched *s, struct seq *q, uint32_t slot, 
 {
     uint32_t needed = chunks_for(s, q->n_past + n_rows) - q->n_table;
     bool has_room = q->n_table * s->config.chunk_tokens > q->n_past;
-    while (needed > 0 && kv_available(s) == 0 && !has_room && s->running.last != slot)
-        seq_preempt(s, s->running.last);
+    while (needed > 0 && kv_available(s) == 0 && !has_room) {
+        if (s->retention.pinned.n > 0)
+            kv_give_up_pin(s);
+        else if (s->running.last != slot)
+            seq_preempt(s, s->running.last);
+        else
+            break;
+    }
+    while (s->running.n == 1 && needed > kv_available(s) && s->retention.pinned.n > 0)
+        kv_give_up_pin(s); /* nobody else's end will give it what it needs */
     if (needed > kv_available(s)) {
         needed = kv_available(s);
         n_rows = (q->n_table + needed) * s->config.chunk_tokens - q->n_past;

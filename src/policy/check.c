@@ -146,10 +146,10 @@ static void check_chunks(const struct sched *s)
     free(refs);
     MUST(n_free == p->n_free && n_active == p->n_active && n_idle == p->n_idle);
     MUST(n_free + n_active + n_idle == p->n_chunks && n_indexed == s->prefix.by_hash.n);
-    uint32_t n_retained = 0;
-    for (uint32_t c = s->retention.oldest; c != RETENTION_NONE; c = s->retention.newer[c], n_retained++)
-        MUST(p->refs[c] == 0 && !p->is_free[c]);
-    MUST(n_retained == n_idle && n_retained == s->retention.n);
+    retention_check(&s->retention);
+    for (uint32_t c = 0; c < p->n_chunks; c++)
+        MUST(s->retention.entries[c].listed == (p->refs[c] == 0 && !p->is_free[c]));
+    MUST(s->retention.n + s->retention.pinned.n == n_idle);
 }
 
 void sched_check(const struct sched *s)

@@ -8,39 +8,69 @@ uint32_t kv_available(const struct sched *s)
     return s->pool.n_free + s->retention.n;
 }
 
-/* A fresh chunk; kv_available says that there is one. */
-static uint32_t kv_alloc(struct sched *s)
+static void kv_evict(struct sched *s, bool pinned_too)
 {
-    uint32_t c = pool_alloc(&s->pool);
-    if (c != POOL_NONE)
-        return c;
-    uint32_t victim = retention_victim(&s->retention);
+    uint32_t victim = retention_evict(&s->retention, pinned_too);
     assert(victim != RETENTION_NONE);
-    retention_remove(&s->retention, victim);
     prefix_remove(&s->prefix, victim);
     pool_free(&s->pool, victim);
     s->stats.n_evicted_chunks++;
-    return pool_alloc(&s->pool);
 }
 
-static void kv_hold(struct sched *s, uint32_t chunk)
+void kv_give_up_pin(struct sched *s)
 {
-    if (s->pool.refs[chunk] == 0)
-        retention_remove(&s->retention, chunk);
-    pool_ref(&s->pool, chunk);
+    kv_evict(s, true);
 }
 
-/* One reference less. What nobody holds any more stays as a cached prefix if it can be found again, else is free. */
-void kv_drop(struct sched *s, uint32_t chunk)
+/* A fresh chunk for content of this hash, 0 if it is not known yet; kv_available says that there is one. */
+static uint32_t kv_alloc(struct sched *s, const struct seq *q, uint64_t hash)
+{
+    if (s->pool.n_free == 0)
+        kv_evict(s, false);
+    uint32_t c = pool_alloc(&s->pool);
+    retention_fresh(&s->retention, c, hash, q->n_preemptions > 0);
+    return c;
+}
+
+/* One more holds the chunk, which is chunk `index` of its sequence. */
+static void kv_hold(struct sched *s, const struct seq *q, uint32_t chunk, uint32_t index)
+{
+    retention_take(&s->retention, chunk, q->n_preemptions > 0);
+    pool_ref(&s->pool, chunk);
+    if ((index + 1) * s->config.chunk_tokens <= q->n_pinned)
+        retention_pin(&s->retention, chunk);
+}
+
+/* What the sequence's chunks are kept for. */
+static struct retention_use use_of(const struct seq *q, bool preempted)
+{
+    uint32_t known = q->n_history > q->n_cached ? q->n_history : q->n_cached;
+    return (struct retention_use){
+        .turns = q->turns, .n_new_tokens = known < q->n_prompt ? q->n_prompt - known : 0, .preempted = preempted};
+}
+
+/* One reference to chunk `index` of a sequence less. What nobody holds any more stays as a cached prefix if it can be
+ * found again, else is free. */
+static void kv_drop(struct sched *s, uint32_t chunk, uint32_t index, const struct retention_use *use)
 {
     if (!pool_unref(&s->pool, chunk))
         return;
     if (s->prefix.state[chunk] == PREFIX_READY) {
-        retention_add(&s->retention, chunk);
+        retention_add(&s->retention, chunk, s->prefix.hash[chunk], index * s->config.chunk_tokens, use);
         return;
     }
     prefix_remove(&s->prefix, chunk); /* pending: it will not be computed now */
     pool_free(&s->pool, chunk);
+}
+
+void kv_drop_copies(struct sched *s)
+{
+    for (uint32_t i = 0; i < s->n_copies; i++) {
+        const struct seq *q = &s->seqs[s->copy_slots[i]];
+        struct retention_use use = use_of(q, false);
+        kv_drop(s, s->plan_copies[i].src, q->n_past / s->config.chunk_tokens, &use);
+    }
+    s->n_copies = 0;
 }
 
 /* What is known of chunk `index` of the sequence; *chunk is filled unless NEXT_COMPUTE. Chunks whose prompt logits are
@@ -75,7 +105,7 @@ void kv_take_ready(struct sched *s, struct seq *q)
     uint32_t chunk_tokens = s->config.chunk_tokens, chunk;
     while (q->n_past == q->n_table * chunk_tokens && q->n_past + chunk_tokens < q->n_tokens &&
            kv_lookup(s, q, q->n_table, &chunk) == NEXT_READY) {
-        kv_hold(s, chunk);
+        kv_hold(s, q, chunk, q->n_table);
         q->table[q->n_table++] = chunk;
         q->n_past += chunk_tokens;
         if (q->n_preemptions == 0 && q->n_past <= q->n_prompt) {
@@ -96,8 +126,9 @@ bool kv_copy_last(struct sched *s, struct seq *q)
     uint32_t n_needed = s->pool.refs[src] == 0 ? 2 : 1;
     if (kv_available(s) < n_needed)
         return false;
-    kv_hold(s, src); /* until the commit, so that the copy finds it */
-    uint32_t dst = kv_alloc(s);
+    kv_hold(s, q, src, q->n_table); /* until the commit, so that the copy finds it */
+    uint32_t dst = kv_alloc(s, q, 0);
+    s->copy_slots[s->n_copies] = (uint32_t)(q - s->seqs);
     s->plan_copies[s->n_copies++] = (struct plan_copy){.src = src, .dst = dst, .n_tokens = chunk_tokens - 1};
     q->table[q->n_table++] = dst;
     q->n_past += chunk_tokens - 1;
@@ -113,10 +144,12 @@ bool kv_copy_last(struct sched *s, struct seq *q)
 void kv_extend(struct sched *s, struct seq *q, uint32_t n_chunks)
 {
     for (uint32_t i = 0; i < n_chunks; i++) {
-        uint32_t index = q->n_table, chunk = kv_alloc(s);
+        uint32_t index = q->n_table;
+        bool is_new = index < q->n_hashes && prefix_find(&s->prefix, q->hashes[index]) == INDEX_NONE;
+        uint32_t chunk = kv_alloc(s, q, is_new ? q->hashes[index] : 0);
         assert(index < s->max_table);
         q->table[q->n_table++] = chunk;
-        if (index < q->n_hashes && prefix_find(&s->prefix, q->hashes[index]) == INDEX_NONE)
+        if (is_new)
             prefix_insert(&s->prefix, q->hashes[index], chunk, PREFIX_PENDING);
     }
 }
@@ -130,22 +163,29 @@ void kv_publish(struct sched *s, struct seq *q, uint32_t index)
         return;
     if (s->prefix.state[own] == PREFIX_PENDING) {
         s->prefix.state[own] = PREFIX_READY;
-        return;
+    } else {
+        uint32_t other = prefix_find(&s->prefix, q->hashes[index]);
+        if (other == INDEX_NONE) {
+            prefix_insert(&s->prefix, q->hashes[index], own, PREFIX_READY);
+        } else if (s->prefix.state[other] == PREFIX_READY) {
+            struct retention_use use = use_of(q, false);
+            kv_hold(s, q, other, index);
+            q->table[index] = other;
+            kv_drop(s, own, index, &use);
+        }
     }
-    uint32_t other = prefix_find(&s->prefix, q->hashes[index]);
-    if (other == INDEX_NONE) {
-        prefix_insert(&s->prefix, q->hashes[index], own, PREFIX_READY);
-    } else if (s->prefix.state[other] == PREFIX_READY) {
-        kv_hold(s, other);
-        q->table[index] = other;
-        kv_drop(s, own);
-    }
+    if ((index + 1) * s->config.chunk_tokens <= q->n_pinned && s->prefix.state[q->table[index]] == PREFIX_READY)
+        retention_pin(&s->retention, q->table[index]);
 }
 
 /* From the tail on: a prefix outlives what was built on it. */
-void kv_release(struct sched *s, struct seq *q)
+void kv_release(struct sched *s, struct seq *q, bool preempted)
 {
-    while (q->n_table > 0)
-        kv_drop(s, q->table[--q->n_table]);
+    struct retention_use use = use_of(q, preempted);
+    retention_release(&s->retention, q->n_table);
+    while (q->n_table > 0) {
+        q->n_table--;
+        kv_drop(s, q->table[q->n_table], q->n_table, &use);
+    }
     q->n_past = 0;
 }

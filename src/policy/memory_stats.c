@@ -21,6 +21,12 @@ const char *const pressure_cause_names[PRESSURE_N_CAUSES] = {
 void memory_stats_fill(const struct sched *s, struct memory_stats *out)
 {
     out->reserve.base_chunks = s->pool.n_active;
+    out->retention = s->retention.stats;
+    const struct continuation_predictor *p = &s->talks.predictor;
+    out->reserve.n_watched = s->talks.n;
+    out->calibration.continuation_brier = continuation_brier(p);
+    out->calibration.continuation_rate = continuation_rate(p);
+    out->calibration.n_continuations = p->brier_n;
     if (s->config.has_model)
         length_coverage(s->forecast.lengths, out->calibration.length_coverage);
 }

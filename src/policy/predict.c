@@ -273,11 +273,26 @@ double continuation_horizon_s(const struct continuation_predictor *p, uint32_t t
     return high;
 }
 
+double continuation_gap_quantile_s(const struct continuation_predictor *p, double q)
+{
+    assert(q > 0 && q < 1);
+    double low = 1e-3, high = 1e8;
+    for (int i = 0; i < 64; i++) {
+        double mid = sqrt(low * high);
+        if (1 - gap_survival(p, mid) < q)
+            low = mid;
+        else
+            high = mid;
+    }
+    return high;
+}
+
 static void decided(struct continuation_predictor *p, uint32_t turns, bool returned)
 {
     double miss = continuation_probability(p, turns, 0) - (returned ? 1 : 0);
     p->brier_sum += miss * miss;
     p->brier_n++;
+    p->n_continued += returned;
     uint32_t i = turn_class(turns);
     p->n_ended[i] = p->n_ended[i] * KEEP + 1;
     p->n_returned[i] = p->n_returned[i] * KEEP + (returned ? 1 : 0);
@@ -299,6 +314,11 @@ void continuation_expired(struct continuation_predictor *p, uint32_t turns, doub
     /* Somebody who was watched for a second has not left: only a wait that most returns would have ended counts. */
     if (gap_survival(p, idle_s) < 0.5)
         decided(p, turns, false);
+}
+
+double continuation_rate(const struct continuation_predictor *p)
+{
+    return p->brier_n ? (double)p->n_continued / (double)p->brier_n : 0;
 }
 
 double continuation_brier(const struct continuation_predictor *p)

@@ -65,7 +65,7 @@ struct continuation_predictor {
     double n_ended[CONTINUE_MAX_TURNS], n_returned[CONTINUE_MAX_TURNS]; /* decided ones, fading */
     double gap_weight, gap_mean, gap_m2;                                /* of ln(gap): Welford, fading */
     double brier_sum;
-    uint64_t brier_n;
+    uint64_t brier_n, n_continued;
 };
 
 void continuation_init(struct continuation_predictor *p);
@@ -82,7 +82,13 @@ double continuation_probability(const struct continuation_predictor *p, uint32_t
 /* The idle time after which the chance has fallen under p_min: when to stop watching. */
 double continuation_horizon_s(const struct continuation_predictor *p, uint32_t turns, double p_min);
 
+/* The gap that a conversation which does go on stays under with probability q. */
+double continuation_gap_quantile_s(const struct continuation_predictor *p, double q);
+
 /* Mean squared error of the probability at the moment the turn ended, against what came. 0 before the first. */
 double continuation_brier(const struct continuation_predictor *p);
+
+/* The share of turns, of those decided so far, that were followed by another. */
+double continuation_rate(const struct continuation_predictor *p);
 
 #endif

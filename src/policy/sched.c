@@ -8,6 +8,8 @@
 #include <string.h>
 
 #define DEFAULT_ITL_TARGET_S 0.1
+#define DEFAULT_PIN_LIMIT 0.1
+#define MAX_WATCHED 16384     /* conversations between their turns */
 #define REFUSE_AT_ARRIVAL 1.5 /* times the limit: who may still make it waits, and is refused when it is certain */
 #define MIN_RETRY_S 1.0
 #define DEFAULT_AGE_BOUND_S 30.0
@@ -59,11 +61,19 @@ static int set_pipeline(struct sched *s, const struct sched_config *c, struct er
 static int take_memory(struct sched *s, struct err *e)
 {
     const struct sched_config *c = &s->config;
+    double pin_limit = c->pin_limit > 0 ? fmin(c->pin_limit, 1) : c->pin_limit < 0 ? 0 : DEFAULT_PIN_LIMIT;
+    struct retention_config retention = {
+        .n_chunks = c->n_chunks,
+        .pin_limit = (uint32_t)(pin_limit * c->n_chunks),
+        .by_value = !c->lru_retention && !(s->pipeline.traits & NODE_LRU),
+    };
     int rc = pool_init(&s->pool, c->n_chunks, e);
     if (!rc)
         rc = prefix_init(&s->prefix, c->n_chunks, e);
     if (!rc)
-        rc = retention_init(&s->retention, c->n_chunks, e);
+        rc = retention_init(&s->retention, &retention, e);
+    if (!rc)
+        rc = conversations_init(&s->talks, MAX_WATCHED, e);
     if (!rc)
         rc = index_map_init(&s->by_id, s->n_slots, e);
     if (rc)
@@ -74,7 +84,9 @@ static int take_memory(struct sched *s, struct err *e)
     s->plan_slots = mem_array(c->max_running, sizeof *s->plan_slots);
     s->plan_seqs = mem_array(c->max_running, sizeof *s->plan_seqs);
     s->plan_copies = mem_array(c->max_running, sizeof *s->plan_copies);
-    if (!s->seqs || !s->tables || !s->table_rows || !s->plan_slots || !s->plan_seqs || !s->plan_copies)
+    s->copy_slots = mem_array(c->max_running, sizeof *s->copy_slots);
+    if (!s->seqs || !s->tables || !s->table_rows || !s->plan_slots || !s->plan_seqs || !s->plan_copies ||
+        !s->copy_slots)
         return err_set(e, WEIR_ENOMEM, "no memory for a scheduler of %u running and %u waiting requests",
                        c->max_running, c->max_queued);
     return 0;
@@ -161,6 +173,7 @@ void sched_destroy(struct sched *s)
     pool_finish(&s->pool);
     prefix_finish(&s->prefix);
     retention_finish(&s->retention);
+    conversations_finish(&s->talks);
     index_map_finish(&s->by_id);
     forecast_finish(s);
     free(s->seqs);
@@ -170,6 +183,7 @@ void sched_destroy(struct sched *s)
     free(s->plan_slots);
     free(s->plan_seqs);
     free(s->plan_copies);
+    free(s->copy_slots);
     free(s);
 }
 
@@ -181,6 +195,7 @@ static void advance(struct sched *s, double now_s)
     if (s->n_queued > 0)
         s->stats.waited_s[s->stats.waiting_for] += now_s - s->now_s;
     s->now_s = now_s;
+    retention_advance(&s->retention, now_s);
 }
 
 static int refuse(struct sched *s, struct sched_event *refusal, int code, enum sched_reason reason)
@@ -231,6 +246,7 @@ int sched_submit(struct sched *s, const struct sched_request *r, double now_s, s
         .n_prompt = r->n_prompt,
         .max_tokens = max_tokens,
         .n_prompt_logits = r->n_prompt_logits,
+        .n_pinned = r->n_pinned,
         .hashes = r->chunk_hashes,
         .n_hashes = c->prefix_cache ? r->n_chunk_hashes : 0,
         .n_tokens = r->n_prompt,
@@ -250,6 +266,7 @@ int sched_submit(struct sched *s, const struct sched_request *r, double now_s, s
             return refuse(s, refusal, WEIR_EBUSY, SCHED_REFUSED_LATE);
         }
     }
+    talk_submitted(s, &q);
     place(s, &q);
     return 0;
 }
@@ -359,6 +376,7 @@ void sched_commit(struct sched *s, const struct plan *p, const struct sched_outc
         fair_committed(s);
     if (!o->failed)
         forecast_committed(s, o->seconds);
+    kv_drop_copies(s);
     for (uint32_t i = 0; i < s->n_plan; i++) {
         uint32_t slot = s->plan_slots[i];
         s->seqs[slot].in_plan = false;
@@ -369,9 +387,6 @@ void sched_commit(struct sched *s, const struct plan *p, const struct sched_outc
         else
             seq_end(s, slot, SCHED_FAILED, SCHED_FAILED_DEVICE);
     }
-    for (uint32_t i = 0; i < s->n_copies; i++)
-        kv_drop(s, s->plan_copies[i].src);
-    s->n_copies = 0;
 }
 
 /* Events and figures out. */

@@ -87,12 +87,16 @@ struct sched_config {
     bool has_model;
     struct traffic_model model;
     struct calibrate_prior device;
-    double itl_target_s;     /* of the standard class, priority 0; 0: 0.1 */
-    double ttft_limit_s;     /* and its limit */
-    struct sched_class high; /* priority < 0; 0: targets as above, weight 4 */
-    struct sched_class low;  /* priority > 0; 0: four times the above, weight 1/4 */
-    double age_bound_s;      /* who has waited longer in the queue goes first; 0: 30 */
-    double bandwidth_limit;  /* share of the target that the predicted step may take at the future peak; 0: 0.8 */
+    double itl_target_s;      /* of the standard class, priority 0; 0: 0.1 */
+    double ttft_limit_s;      /* and its limit */
+    struct sched_class high;  /* priority < 0; 0: targets as above, weight 4 */
+    struct sched_class low;   /* priority > 0; 0: four times the above, weight 1/4 */
+    double age_bound_s;       /* who has waited longer in the queue goes first; 0: 30 */
+    double bandwidth_limit;   /* share of the target that the predicted step may take at the future peak; 0: 0.8 */
+    bool lru_retention;       /* cached prefixes go least recently used first, not by value (policy/retention.h) */
+    double speculative_limit; /* share of what is free that may be reserved for what is only likely; 0: 0.3; negative:
+                                 none */
+    double pin_limit;         /* share of the pool that requests may pin; 0: 0.1; negative: none */
 };
 
 struct sched_request {
@@ -105,6 +109,8 @@ struct sched_request {
     uint32_t n_chunk_hashes;      /* n_prompt / chunk_tokens, or fewer where they are not known */
     uint32_t n_prompt_logits; /* leading prompt tokens that must be computed, not taken from the cache, because their
                                  logits are wanted (echoed logprobs); 0 usually. Once computed they count as had. */
+    uint32_t n_pinned;        /* leading prompt tokens whose full chunks stay cached, whatever else may go, up to
+                                 pin_limit of the pool: a system prompt */
     int32_t priority;         /* smaller first; 0 by default */
     uint64_t key;             /* whose request it is (hash of the API key); for fairness */
     double itl_target_s;      /* its own inter-token target; 0: that of its class */

@@ -7,6 +7,7 @@
 #ifndef WEIR_POLICY_SCHED_IMPL_H
 #define WEIR_POLICY_SCHED_IMPL_H
 
+#include "policy/conversation.h"
 #include "policy/index_map.h"
 #include "policy/peak.h"
 #include "policy/pool.h"
@@ -28,7 +29,7 @@ struct seq {
     int32_t priority;
     enum seq_state state;
     uint32_t n_prompt, max_tokens; /* max_tokens: prompt + output at most */
-    uint32_t n_prompt_logits;
+    uint32_t n_prompt_logits, n_pinned;
     const uint64_t *hashes;
     uint32_t n_hashes;
 
@@ -51,10 +52,13 @@ struct seq {
     uint32_t *table; /* [max_table] while running: the chunks, in order of position */
     uint32_t n_table, row_of_table;
 
-    uint32_t left, right; /* in the queue's tree */
-    double sum_s;         /* prefill_s of it and all below it there */
-    double waits_since_s; /* in the queue */
-    uint32_t prev, next;  /* in the running list, the event list, the list of free slots or that of those who wait */
+    uint32_t left, right;      /* in the queue's tree */
+    double sum_s;              /* prefill_s of it and all below it there */
+    double waits_since_s;      /* in the queue */
+    uint32_t turns, n_history; /* of its conversation, this turn included; tokens that it had before */
+    uint32_t mark;             /* chunk by which it was recognised; with turns > 1 */
+    double idle_since_s;       /* when its last turn had ended */
+    uint32_t prev, next; /* in the running list, the event list, the list of free slots or that of those who wait */
     enum sched_state end_state;
     enum sched_reason end_reason;
 };
@@ -78,6 +82,7 @@ enum node_trait {
     NODE_REFUSES_LATE = 2, /* requests are refused at arrival too when their first token would come too late */
     NODE_NO_SHARING = 4,   /* sequences share no chunks */
     NODE_FAIR = 8,         /* bytes are accounted to flows */
+    NODE_LRU = 16,         /* as the field has it: the least recently used cached chunk goes first */
 };
 
 /* One stage: a function of the scheduler's state and the draft, registered in pipeline.c. */
@@ -160,6 +165,7 @@ struct sched {
     struct pool pool;
     struct prefix_index prefix;
     struct retention retention;
+    struct conversations talks;
     uint32_t *tables; /* [max_running][max_table] */
     uint32_t max_table;
     uint32_t *table_rows; /* [n_table_rows]: unused rows of tables */
@@ -168,7 +174,8 @@ struct sched {
     bool plan_is_out;
     uint32_t *plan_slots; /* [n_plan], like plan_seqs */
     struct plan_seq *plan_seqs;
-    struct plan_copy *plan_copies; /* [n_copies]; src holds a reference until the commit */
+    struct plan_copy *plan_copies; /* [n_copies]; src holds a reference until the commit, */
+    uint32_t *copy_slots;          /* [n_copies]: on behalf of this sequence */
     uint32_t n_plan, n_copies, n_plan_tokens;
     bool plan_preempted; /* somebody was preempted for it */
 
@@ -225,8 +232,9 @@ void kv_take_ready(struct sched *s, struct seq *q);
 bool kv_copy_last(struct sched *s, struct seq *q);
 void kv_extend(struct sched *s, struct seq *q, uint32_t n_chunks);
 void kv_publish(struct sched *s, struct seq *q, uint32_t index);
-void kv_release(struct sched *s, struct seq *q);
-void kv_drop(struct sched *s, uint32_t chunk);
+void kv_release(struct sched *s, struct seq *q, bool preempted);
+void kv_drop_copies(struct sched *s); /* sources of the plan's copies */
+void kv_give_up_pin(struct sched *s); /* nothing else can be had */
 
 /* pipeline.c: which nodes run, in which order. WEIR_EINVAL says what is wrong with the wiring. */
 int pipeline_init(struct pipeline *p, const struct sched_policy *policy, struct err *e);
@@ -265,6 +273,10 @@ double forecast_wait_s(const struct sched *s, const struct seq *q); /* until the
 
 /* memory_stats.c: gauges; the counters are kept where things happen. */
 void memory_stats_fill(const struct sched *s, struct memory_stats *out);
+
+/* talks.c: requests as turns of conversations. */
+void talk_submitted(struct sched *s, struct seq *q);
+void talk_ended(struct sched *s, const struct seq *q, bool answered);
 
 /* drain.c */
 void drain_note(struct drain_rate *r, double now_s);

@@ -62,10 +62,10 @@ void seq_start(struct sched *s, uint32_t slot)
     list_insert_after(s, &s->running, prev, slot);
 }
 
-static void seq_stop(struct sched *s, uint32_t slot)
+static void seq_stop(struct sched *s, uint32_t slot, bool preempted)
 {
     struct seq *q = &s->seqs[slot];
-    kv_release(s, q);
+    kv_release(s, q, preempted);
     s->table_rows[s->n_table_rows++] = q->row_of_table;
     q->table = NULL;
     list_remove(s, &s->running, slot);
@@ -75,7 +75,7 @@ static void seq_stop(struct sched *s, uint32_t slot)
 void seq_preempt(struct sched *s, uint32_t slot)
 {
     assert(!s->seqs[slot].in_plan);
-    seq_stop(s, slot);
+    seq_stop(s, slot, true);
     s->seqs[slot].n_preemptions++;
     s->stats.n_preemptions++;
     s->plan_preempted = true;
@@ -88,12 +88,13 @@ void seq_end(struct sched *s, uint32_t slot, enum sched_state state, enum sched_
     struct seq *q = &s->seqs[slot];
     forecast_ended(s, q, state == SCHED_FINISHED && q->n_tokens < q->max_tokens);
     if (q->state == SEQ_RUNNING) {
-        seq_stop(s, slot);
+        seq_stop(s, slot, false);
     } else {
         queue_remove(s, slot);
     }
     if (s->pipeline.traits & NODE_FAIR)
         fair_ended(s, q);
+    talk_ended(s, q, state == SCHED_FINISHED);
     q->state = SEQ_ENDED;
     q->end_state = state;
     q->end_reason = reason;

@@ -366,7 +366,7 @@ static int read_service_tier(struct reader *r, struct api_params *p)
 
 static int read_scheduling(struct reader *r, struct api_params *p)
 {
-    int64_t priority;
+    int64_t priority, pinned = 0;
     const char *salt, *user;
     size_t n, n_user;
     if (read_service_tier(r, p) || reader_str(r, "user", &user, &n_user) < 0 ||
@@ -378,6 +378,9 @@ static int read_scheduling(struct reader *r, struct api_params *p)
         return -1;
     if (given)
         p->priority = (int32_t)priority;
+    if (reader_int(r, "pin_prefix_tokens", 0, INT32_MAX, &pinned) < 0)
+        return -1;
+    p->pin_prefix_tokens = (uint32_t)pinned;
     int got = reader_str(r, "cache_salt", &salt, &n);
     if (got > 0 && !n)
         return reader_fail(r, "cache_salt", "'cache_salt' must not be empty");

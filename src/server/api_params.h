@@ -82,6 +82,7 @@ struct api_params {
     const char *service_tier;          /* "default", "flex", "priority": as the answer says it; NULL: not asked for */
     double itl_target_s, ttft_limit_s; /* 0: those of the priority's class */
     uint64_t cache_salt;
+    uint32_t pin_prefix_tokens;
 };
 
 /* Reads one body. On failure (-1) *e says why and *p holds nothing; else api_params_finish frees it. */

@@ -164,6 +164,7 @@ static int submit(struct call *c, struct choice *ch, const struct api_prompt *pr
         .ttft_limit_s = p->ttft_limit_s,
         .key = c->key->id,
         .cache_salt = p->cache_salt,
+        .n_pinned = p->pin_prefix_tokens,
         .sink = call_sink,
         .user = ch,
     };

@@ -1,0 +1,135 @@
+#include "policy/conversation.h"
+
+#include "base/mem.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+
+#define FIRST_HORIZON_S 3600.0
+#define HORIZON_EVERY 64    /* returns */
+#define HORIZON_CHANCE 0.02 /* of a conversation that surely goes on, to be still out at the horizon */
+#define ADDED_PRIOR 512.0
+#define ADDED_GAIN 0.01
+
+int conversations_init(struct conversations *c, uint32_t max, struct err *e)
+{
+    *c = (struct conversations){
+        .max = max, .first = CONVERSATION_NONE, .last = CONVERSATION_NONE, .unused = CONVERSATION_NONE};
+    int rc = index_map_init(&c->by_mark, 2 * max, e);
+    c->items = mem_array(max, sizeof *c->items);
+    if (!rc && !c->items)
+        rc = err_set(e, WEIR_ENOMEM, "no memory to watch %u conversations", max);
+    if (rc) {
+        conversations_finish(c);
+        return rc;
+    }
+    for (uint32_t i = max; i-- > 0;) {
+        c->items[i].next = c->unused;
+        c->unused = i;
+    }
+    continuation_init(&c->predictor);
+    c->horizon_s = FIRST_HORIZON_S;
+    c->added_tokens = ADDED_PRIOR;
+    return 0;
+}
+
+void conversations_finish(struct conversations *c)
+{
+    index_map_finish(&c->by_mark);
+    free(c->items);
+    *c = (struct conversations){0};
+}
+
+uint32_t conversation_find(const struct conversations *c, const uint64_t *hashes, uint32_t n, uint32_t *mark)
+{
+    while (c->n > 0 && n-- > 0) {
+        uint32_t i = index_map_find(&c->by_mark, hashes[n]);
+        if (i != INDEX_NONE) {
+            *mark = n;
+            return i;
+        }
+    }
+    return CONVERSATION_NONE;
+}
+
+static void forget(struct conversations *c, uint32_t i)
+{
+    struct conversation *x = &c->items[i];
+    for (int m = 0; m < 2; m++) {
+        if (x->marks[m])
+            index_map_remove(&c->by_mark, x->marks[m]);
+    }
+    if (x->prev == CONVERSATION_NONE)
+        c->first = x->next;
+    else
+        c->items[x->prev].next = x->next;
+    if (x->next == CONVERSATION_NONE)
+        c->last = x->prev;
+    else
+        c->items[x->next].prev = x->prev;
+    *x = (struct conversation){.next = c->unused};
+    c->unused = i;
+    c->n--;
+}
+
+struct conversation conversation_continue(struct conversations *c, uint32_t i, double now_s)
+{
+    struct conversation x = c->items[i];
+    continuation_returned(&c->predictor, x.turns, fmax(0, now_s - x.idle_since_s));
+    if (c->n_until_horizon-- == 0) {
+        c->n_until_horizon = HORIZON_EVERY;
+        c->horizon_s = continuation_gap_quantile_s(&c->predictor, 1 - HORIZON_CHANCE);
+    }
+    forget(c, i);
+    return x;
+}
+
+void conversation_drop(struct conversations *c, uint32_t i, double now_s)
+{
+    const struct conversation *x = &c->items[i];
+    continuation_expired(&c->predictor, x->turns, fmax(0, now_s - x->idle_since_s));
+    forget(c, i);
+}
+
+uint32_t conversation_expired(const struct conversations *c, double now_s)
+{
+    if (c->first != CONVERSATION_NONE && now_s - c->items[c->first].idle_since_s > c->horizon_s)
+        return c->first;
+    return CONVERSATION_NONE;
+}
+
+uint32_t conversation_watch(struct conversations *c, const struct conversation *x, double now_s)
+{
+    assert(x->turns >= 1 && (x->marks[0] || x->marks[1]));
+    for (int m = 0; m < 2; m++) { /* the same text again: a repetition, whose last one counts */
+        uint32_t other = x->marks[m] ? index_map_find(&c->by_mark, x->marks[m]) : INDEX_NONE;
+        if (other != INDEX_NONE)
+            forget(c, other);
+    }
+    if (c->n == c->max)
+        conversation_drop(c, c->first, now_s);
+    uint32_t i = c->unused;
+    c->unused = c->items[i].next;
+    c->items[i] = *x;
+    if (x->marks[0] == x->marks[1])
+        c->items[i].marks[1] = 0;
+    for (int m = 0; m < 2; m++) {
+        if (c->items[i].marks[m])
+            index_map_insert(&c->by_mark, c->items[i].marks[m], i);
+    }
+    c->items[i].prev = c->last;
+    c->items[i].next = CONVERSATION_NONE;
+    if (c->last == CONVERSATION_NONE)
+        c->first = i;
+    else
+        c->items[c->last].next = i;
+    c->last = i;
+    c->n++;
+    return i;
+}
+
+void conversation_added(struct conversations *c, uint32_t n_tokens)
+{
+    c->added_tokens += ADDED_GAIN * (n_tokens - c->added_tokens);
+}
