@@ -14,10 +14,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
-#define PAGE_BYTES 4096
 #define MAX_TEMPLATE_BYTES ((size_t)4 << 20)
 #define BANDWIDTH_PROBE_BYTES ((size_t)256 << 20) /* several times the last-level cache of one thread's share */
 #define BANDWIDTH_PROBE_S 0.15
@@ -95,31 +93,34 @@ static uint64_t available_bytes(void)
     return machine == UINT64_MAX ? (uint64_t)4 << 30 : machine;
 }
 
-/* Reads the weights into memory now, so that the first request doesn't; progress on a terminal. */
-static void read_weights(const struct model *m, bool quiet)
+/* A model that does not fit is not read at the start: it would push itself out again. */
+static bool fits_memory(const struct model *m)
 {
-    uint64_t total = gguf_file_bytes(m->file), done = 0, shown = 0;
-    if (total > available_bytes()) {
-        LOG(LOG_WARN, "the model is larger than free memory: it will be read from disk again and again",
-            {"model_bytes", log_u64(total)});
+    uint64_t total = gguf_file_bytes(m->file);
+    if (total <= available_bytes())
+        return true;
+    LOG(LOG_WARN, "the model is larger than free memory: it will be read from disk again and again",
+        {"model_bytes", log_u64(total)});
+    return false;
+}
+
+/* On a terminal: how much of the weights has been read, and how fast. */
+struct load_progress {
+    const struct model *model;
+    double began_s;
+    unsigned shown;
+};
+
+static void show_progress(double fraction, void *user)
+{
+    struct load_progress *p = user;
+    unsigned percent = (unsigned)(fraction * 100);
+    if (percent == p->shown)
         return;
-    }
-    bool progress = !quiet && isatty(STDERR_FILENO);
-    volatile unsigned char touch = 0;
-    for (uint64_t i = 0; i < gguf_n_tensors(m->file); i++) {
-        const struct gguf_tensor *t = gguf_tensor_at(m->file, i);
-        uintptr_t page = (uintptr_t)t->data & ~(uintptr_t)(PAGE_BYTES - 1);
-        madvise((void *)page, t->n_bytes + ((uintptr_t)t->data - page), MADV_WILLNEED);
-        for (size_t at = 0; at < t->n_bytes; at += PAGE_BYTES)
-            touch = (unsigned char)(touch ^ t->data[at]);
-        done += t->n_bytes;
-        if (progress && total && done * 100 / total > shown) {
-            shown = done * 100 / total;
-            fprintf(stderr, "\rloading %s: %3u %%", m->name, (unsigned)shown);
-        }
-    }
-    if (progress)
-        fprintf(stderr, "\rloading %s: done \n", m->name);
+    p->shown = percent;
+    double bytes = fraction * (double)p->model->weight_bytes, seconds = clock_monotonic_s() - p->began_s;
+    fprintf(stderr, "\rloading %s: %3u %%, %.1f GB/s%s", p->model->name, percent, bytes / seconds / 1e9,
+            percent == 100 ? "\n" : "");
 }
 
 static int open_model(struct loaded *l, const struct load_config *c, struct err *e)
@@ -143,10 +144,7 @@ static int open_model(struct loaded *l, const struct load_config *c, struct err 
         gguf_close(file);
         return c->model_path ? err_prefix(e, "%s", c->model_path) : r;
     }
-    r = forward_create(&l->forward, l->model, e);
-    if (!r)
-        read_weights(l->model, c->quiet);
-    return r;
+    return forward_create(&l->forward, l->model, e);
 }
 
 static int open_template(struct loaded *l, const struct load_config *c, struct err *e)
@@ -174,7 +172,9 @@ static int size_kv(struct loaded *l, const struct load_config *c, struct err *e)
     uint64_t context = c->context ? c->context : l->model->n_ctx_train;
     uint64_t per_seq = (context + c->chunk_tokens - 1) / c->chunk_tokens;
     uint64_t useful = per_seq * c->max_running, n = c->kv_chunks;
-    uint64_t budget = c->kv_memory_bytes ? c->kv_memory_bytes : available_bytes() / 2;
+    /* Weights in the page cache count as available; they are to stay there. */
+    uint64_t free_bytes = available_bytes(), weights = gguf_file_bytes(l->model->file);
+    uint64_t budget = c->kv_memory_bytes ? c->kv_memory_bytes : free_bytes > weights ? (free_bytes - weights) / 2 : 0;
     if (!n && c->kv_memory_bytes)
         n = budget / chunk_bytes;
     else if (!n)
@@ -278,9 +278,17 @@ static int start_engine(struct loaded *l, const struct load_config *c, struct er
         .record_path = c->record_path,
         .record_max_bytes = c->record_max_bytes,
     };
+    struct load_progress progress = {.model = l->model};
+    struct device_config *d = &l->config.device;
+    d->lazy_weights = !fits_memory(l->model);
+    if (!c->quiet && isatty(STDERR_FILENO)) {
+        d->progress = show_progress;
+        d->progress_user = &progress;
+    }
     int r = size_kv(l, c, e);
     if (!r && strcmp(c->policy, "fcfs"))
         r = describe_work(l, c, e);
+    progress.began_s = clock_monotonic_s();
     return r ? r : engine_create(&l->engine, l->forward, l->tokenizer, &l->config, e);
 }
 

@@ -5,12 +5,9 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #define MAX_STEP_TOKENS (1u << 16)
 #define MAX_PARTIAL (1u << 20)
-#define LOAD_PIECE_BYTES ((size_t)16 << 20)
-#define PAGE_BYTES ((size_t)4096)
 
 /* ---- steps ---- */
 
@@ -291,6 +288,8 @@ static int create_memory(struct cpu *c, struct err *e)
         return err_set(e, WEIR_ENOMEM, "no memory for steps of %u tokens", g->max_step_tokens);
     c->arena_bytes = a.used;
     a = (struct carver){.base = c->arena};
+    team_interleave_memory(c->team, c->kv, c->kv_bytes);
+    team_interleave_memory(c->team, c->arena, c->arena_bytes);
     carve_scratch(c, &a);
     return 0;
 }
@@ -344,55 +343,6 @@ static int check_types(const struct kernels *k, const struct model *m, struct er
     return rc;
 }
 
-/* Bringing the mapped weights into memory and into the page table, a piece for each worker at a time. */
-struct loading {
-    struct cpu *c;
-    uint64_t tensor; /* first of the round */
-    size_t offset;   /* within it */
-};
-
-static void load_piece(void *user, uint32_t thread)
-{
-    struct loading *l = user;
-    const struct gguf *g = l->c->base.model->file;
-    uint64_t i = l->tensor;
-    size_t skip = l->offset + thread * LOAD_PIECE_BYTES;
-    while (i < gguf_n_tensors(g) && skip >= gguf_tensor_at(g, i)->n_bytes)
-        skip -= gguf_tensor_at(g, i++)->n_bytes;
-    for (size_t left = LOAD_PIECE_BYTES; left && i < gguf_n_tensors(g); i++, skip = 0) {
-        const struct gguf_tensor *t = gguf_tensor_at(g, i);
-        size_t n = t->n_bytes - skip < left ? t->n_bytes - skip : left;
-        uintptr_t begin = (uintptr_t)(t->data + skip) / PAGE_BYTES * PAGE_BYTES, end = (uintptr_t)(t->data + skip + n);
-        left -= n;
-#ifdef MADV_POPULATE_READ
-        if (madvise((void *)begin, end - begin, MADV_POPULATE_READ) == 0)
-            continue;
-#endif
-        for (size_t at = 0; at < n; at += PAGE_BYTES)
-            (void)*(const volatile unsigned char *)(t->data + skip + at);
-    }
-}
-
-static void load_weights(struct cpu *c)
-{
-    const struct gguf *g = c->base.model->file;
-    const struct device_config *f = &c->base.config;
-    struct loading l = {.c = c};
-    uint64_t total = 0, done = 0;
-    for (uint64_t i = 0; i < gguf_n_tensors(g); i++)
-        total += gguf_tensor_at(g, i)->n_bytes;
-    while (done < total) {
-        team_run(c->team, load_piece, &l);
-        uint64_t step = c->n_threads * (uint64_t)LOAD_PIECE_BYTES;
-        done = total - done > step ? done + step : total;
-        l.offset += step;
-        while (l.tensor < gguf_n_tensors(g) && l.offset >= gguf_tensor_at(g, l.tensor)->n_bytes)
-            l.offset -= gguf_tensor_at(g, l.tensor++)->n_bytes;
-        if (f->progress)
-            f->progress((double)done / (double)total, f->progress_user);
-    }
-}
-
 int device_cpu_create(struct device **out, const struct forward *f, const struct device_config *config, struct err *e)
 {
     const struct kernels *k = config->kernels ? config->kernels : kernels_get(e);
@@ -412,11 +362,10 @@ int device_cpu_create(struct device **out, const struct forward *f, const struct
         return rc;
     }
     c->n_threads = c->base.config.n_threads = team_size(c->team);
-    if ((rc = create_memory(c, e))) {
+    if ((rc = create_memory(c, e)) || (!config->lazy_weights && (rc = cpu_load_weights(c, e)))) {
         cpu_destroy(&c->base);
         return rc;
     }
-    load_weights(c);
     *out = &c->base;
     return 0;
 }

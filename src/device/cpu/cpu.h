@@ -103,6 +103,10 @@ static inline void cpu_share(const struct cpu *c, uint32_t thread, uint32_t n, u
     *end = (uint32_t)(e < n ? e : n);
 }
 
+/* ---- loading (weights.c) ---- */
+
+int cpu_load_weights(struct cpu *c, struct err *e);
+
 /* ---- products (product.c) ---- */
 
 static inline unsigned cpu_format_bit(const struct cpu *c, const struct tensor *w)

@@ -1,6 +1,7 @@
 #include "device/cpu/team.h"
 
 #include "base/mem.h"
+#include "device/cpu/quota.h"
 
 #include <hwloc.h>
 #include <limits.h>
@@ -40,6 +41,8 @@ struct team {
     void *user;
     hwloc_topology_t topology;
     hwloc_bitmap_t *places; /* [n_threads] what each worker is bound to, or NULL */
+    uint32_t *nodes;        /* [n_threads] the NUMA node of its place */
+    uint32_t n_nodes;       /* that have workers; 0: not bound */
     struct worker *workers;
 };
 
@@ -134,6 +137,41 @@ uint32_t team_size(const struct team *t)
     return t->n_threads;
 }
 
+int32_t team_processor(const struct team *t, uint32_t thread)
+{
+    return t->places ? hwloc_bitmap_first(t->places[thread]) : -1;
+}
+
+uint32_t team_node(const struct team *t, uint32_t thread)
+{
+    return t->nodes[thread];
+}
+
+uint32_t team_n_nodes(const struct team *t)
+{
+    return t->n_nodes ? t->n_nodes : 1;
+}
+
+static void place_memory(const struct team *t, hwloc_const_cpuset_t near, const void *p, size_t n_bytes,
+                         hwloc_membind_policy_t policy, int flags)
+{
+    const size_t page = 4096;
+    uintptr_t begin = ((uintptr_t)p + page - 1) / page * page, end = ((uintptr_t)p + n_bytes) / page * page;
+    if (t->n_nodes > 1 && begin < end)
+        hwloc_set_area_membind(t->topology, (const void *)begin, end - begin, near, policy, flags);
+}
+
+void team_bind_memory(const struct team *t, uint32_t thread, const void *p, size_t n_bytes)
+{
+    if (t->places)
+        place_memory(t, t->places[thread], p, n_bytes, HWLOC_MEMBIND_BIND, HWLOC_MEMBIND_MIGRATE);
+}
+
+void team_interleave_memory(const struct team *t, void *p, size_t n_bytes)
+{
+    place_memory(t, hwloc_topology_get_topology_cpuset(t->topology), p, n_bytes, HWLOC_MEMBIND_INTERLEAVE, 0);
+}
+
 /* What the process may run on. hwloc leaves out what cgroups forbid; the affinity mask is taken off here. */
 static hwloc_bitmap_t allowed_set(hwloc_topology_t topology)
 {
@@ -146,37 +184,31 @@ static hwloc_bitmap_t allowed_set(hwloc_topology_t topology)
     return set;
 }
 
-/* Fills places with the i-th hardware thread of each core, for i = 0, 1, ...; returns how many there are. */
-static uint32_t list_places(hwloc_topology_t topology, hwloc_bitmap_t allowed, hwloc_bitmap_t *places, uint32_t max)
+static uint32_t count_cores(hwloc_topology_t topology)
 {
-    uint32_t n = 0, before = 0;
-    int n_cores = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE);
-    for (unsigned sibling = 0; n < max && (sibling == 0 || n > before); sibling++) {
-        before = n;
-        for (int core = 0; core < n_cores && n < max; core++) {
-            hwloc_obj_t obj = hwloc_get_obj_by_type(topology, HWLOC_OBJ_CORE, (unsigned)core);
-            hwloc_bitmap_t set = hwloc_bitmap_dup(obj->cpuset);
-            hwloc_bitmap_and(set, set, allowed);
-            int pu = hwloc_bitmap_first(set);
-            for (unsigned i = 0; i < sibling && pu >= 0; i++)
-                pu = hwloc_bitmap_next(set, pu);
-            if (pu >= 0) {
-                hwloc_bitmap_only(set, (unsigned)pu);
-                places[n++] = set;
-            } else {
-                hwloc_bitmap_free(set);
-            }
-        }
-    }
-    return n;
+    int n = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE);
+    return n > 0 ? (uint32_t)n : 1;
 }
 
-static uint32_t count_cores(hwloc_topology_t topology, hwloc_bitmap_t allowed)
+/* A worker's hardware thread, spread evenly over the topology's tree. */
+static int choose_places(struct team *t, struct err *e)
 {
-    uint32_t n = 0;
-    for (int i = 0; i < hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE); i++)
-        n += hwloc_bitmap_intersects(hwloc_get_obj_by_type(topology, HWLOC_OBJ_CORE, (unsigned)i)->cpuset, allowed) > 0;
-    return n ? n : 1;
+    t->places = mem_array(t->n_threads, sizeof *t->places);
+    hwloc_obj_t root = hwloc_get_root_obj(t->topology);
+    if (!t->places || hwloc_distrib(t->topology, &root, 1, t->places, t->n_threads, INT_MAX, 0))
+        return err_set(e, WEIR_ENOMEM, "no memory for the worker threads");
+    hwloc_nodeset_t node = hwloc_bitmap_alloc();
+    for (uint32_t i = 0; i < t->n_threads; i++) {
+        hwloc_bitmap_singlify(t->places[i]);
+        if (node)
+            hwloc_cpuset_to_nodeset(t->topology, t->places[i], node);
+        hwloc_obj_t obj =
+            node ? hwloc_get_numanode_obj_by_os_index(t->topology, (unsigned)hwloc_bitmap_first(node)) : NULL;
+        t->nodes[i] = obj ? obj->logical_index : 0;
+        t->n_nodes += i == 0 || t->nodes[i] != t->nodes[i - 1];
+    }
+    hwloc_bitmap_free(node);
+    return 0;
 }
 
 static int place_workers(struct team *t, bool pin, struct err *e)
@@ -184,28 +216,28 @@ static int place_workers(struct team *t, bool pin, struct err *e)
     if (hwloc_topology_init(&t->topology) || hwloc_topology_load(t->topology))
         return err_set(e, WEIR_EIO, "cannot read the machine's topology (hwloc)");
     hwloc_bitmap_t allowed = allowed_set(t->topology);
-    if (!allowed)
-        return err_set(e, WEIR_ENOMEM, "no memory for the machine's topology");
-    if (!t->n_threads)
-        t->n_threads = count_cores(t->topology, allowed);
-    int weight = hwloc_bitmap_weight(allowed);
-    uint32_t n_pus = weight > 0 ? (uint32_t)weight : 1;
-    if (t->n_threads > TEAM_MAX_THREADS) {
+    if (!allowed || hwloc_topology_restrict(t->topology, allowed, 0)) {
         hwloc_bitmap_free(allowed);
-        return err_set(e, WEIR_EINVAL, "%u threads; weir uses at most %d", t->n_threads, TEAM_MAX_THREADS);
+        return err_set(e, WEIR_ENOMEM, "no memory for the machine's topology");
     }
-    if (t->n_threads <= n_pus) {
-        t->spins_in_step = SPINS_IN_STEP;
-        t->spins_between_steps = SPINS_BETWEEN_STEPS;
-    }
-    if (pin && t->n_threads <= n_pus) {
-        t->places = mem_array(t->n_threads, sizeof(hwloc_bitmap_t));
-        uint32_t n = t->places ? list_places(t->topology, allowed, t->places, t->n_threads) : 0;
-        for (; t->places && n < t->n_threads; n++)
-            t->places[n] = hwloc_bitmap_dup(allowed); /* a machine whose cores hwloc cannot tell */
-    }
+    int weight = hwloc_bitmap_weight(allowed);
     hwloc_bitmap_free(allowed);
-    return pin && t->n_threads <= n_pus && !t->places ? err_set(e, WEIR_ENOMEM, "no memory for the worker threads") : 0;
+    uint32_t n_pus = weight > 0 ? (uint32_t)weight : 1;
+    if (!t->n_threads) {
+        double quota = cpu_quota("/proc/self/cgroup", "/sys/fs/cgroup");
+        uint32_t cores = count_cores(t->topology);
+        t->n_threads = quota >= cores ? cores : quota >= 1 ? (uint32_t)quota : 1;
+    }
+    if (t->n_threads > TEAM_MAX_THREADS)
+        return err_set(e, WEIR_EINVAL, "%u threads; weir uses at most %d", t->n_threads, TEAM_MAX_THREADS);
+    t->nodes = mem_array(t->n_threads, sizeof *t->nodes);
+    if (!t->nodes)
+        return err_set(e, WEIR_ENOMEM, "no memory for the worker threads");
+    if (t->n_threads > n_pus)
+        return 0;
+    t->spins_in_step = SPINS_IN_STEP;
+    t->spins_between_steps = SPINS_BETWEEN_STEPS;
+    return pin ? choose_places(t, e) : 0;
 }
 
 static int start_workers(struct team *t, struct err *e)
@@ -252,6 +284,7 @@ void team_destroy(struct team *t)
     for (uint32_t i = 0; t->places && i < t->n_threads; i++)
         hwloc_bitmap_free(t->places[i]);
     free(t->places);
+    free(t->nodes);
     free(t->workers);
     if (t->topology)
         hwloc_topology_destroy(t->topology);
