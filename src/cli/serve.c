@@ -112,6 +112,8 @@ static struct weir_info server_info(const struct serve_config *c, const struct l
         .model = name,
         .policy = l->policy.name,
         .currency = c->currency,
+        .kv_type = c->load.kv_type,
+        .prefix_cache = sc->prefix_cache,
         .n_layers = l->model->n_layer,
         .max_context = sc->max_context,
         .chunk_tokens = sc->chunk_tokens,

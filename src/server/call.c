@@ -288,8 +288,13 @@ static void note_done(struct call *c, struct choice *ch)
     histogram_add(&m->e2e, end->t_s - c->arrived_s);
     histogram_add(&m->queue, end->queued_s);
     histogram_add(&m->prefill, end->prefill_s);
+    double decode_s = ch->n_tokens ? ch->last_token_s - ch->first_token_s : 0;
     if (ch->n_tokens)
-        histogram_add(&m->decode, ch->last_token_s - ch->first_token_s);
+        histogram_add(&m->decode, decode_s);
+    if (ch->n_tokens > 1)
+        histogram_add(&m->mean_itl, decode_s / (ch->n_tokens - 1));
+    histogram_add(&m->inference, end->prefill_s + decode_s);
+    histogram_add(&m->computed_tokens, end->n_prompt_tokens - end->n_cached_tokens);
     histogram_add(&m->prompt_tokens, end->n_prompt_tokens);
     histogram_add(&m->generation_tokens, end->n_output_tokens);
 }

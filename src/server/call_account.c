@@ -62,6 +62,23 @@ static void keep(struct call *c, double now_s)
     records_add(&s->records, &r);
 }
 
+/* What it asked for. */
+static void note_params(struct call *c)
+{
+    struct metrics *m = &c->server->metrics;
+    const struct api_params *p = &c->job.params;
+    uint32_t longest = 0;
+    for (uint32_t i = 0; i < c->n_choices; i++) {
+        const struct ending *end = &c->choices[i].end;
+        uint32_t context = c->server->config.info.max_context;
+        uint32_t room = context > end->n_prompt_tokens ? context - end->n_prompt_tokens : 0;
+        longest = end->n_output_tokens > longest ? end->n_output_tokens : longest;
+        histogram_add(&m->params_max_tokens, p->max_tokens ? p->max_tokens : room);
+    }
+    histogram_add(&m->params_n, p->n);
+    histogram_add(&m->max_generation_tokens, longest);
+}
+
 void call_settle(struct call *c)
 {
     struct server *s = c->server;
@@ -85,6 +102,8 @@ void call_settle(struct call *c)
                              .traffic = c->sums.traffic,
                              .bandwidth_s = c->bandwidth_s,
                              .device_s = c->sums.device_s};
+    metrics_usage(&s->metrics, c->key->name, &c->sums, c->bandwidth_s);
+    note_params(c);
     ledger_add(s->config.ledger, c->key->name, (int64_t)clock_wall_s(), &row);
     if (c->wants_usage)
         put_usage(c);

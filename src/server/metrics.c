@@ -1,7 +1,6 @@
 #include "server/metrics.h"
 
-#include <inttypes.h>
-#include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 static const double ttft_bounds[] = {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
@@ -12,6 +11,8 @@ static const double request_bounds[] = {0.3, 0.5, 0.8, 1,  1.5, 2,   2.5, 5,   1
                                         30,  40,  50,  60, 120, 240, 480, 960, 1920, 7680};
 static const double token_bounds[] = {1,    2,    5,     10,    20,    50,     100,    200,    500,    1000,
                                       2000, 5000, 10000, 20000, 50000, 100000, 200000, 500000, 1000000};
+static const double row_bounds[] = {1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384};
+static const double n_bounds[] = {1, 2, 5, 10, 20};
 static const double prepare_bounds[] = {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5};
 
 #define COUNT_OF(a) ((uint32_t)(sizeof(a) / sizeof *(a)))
@@ -19,26 +20,28 @@ static const double prepare_bounds[] = {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02
 
 _Static_assert(COUNT_OF(ttft_bounds) <= METRICS_MAX_BUCKETS, "buckets");
 
-void metrics_init(struct metrics *m)
+void metrics_init(struct metrics *m, uint32_t max_context)
 {
+    struct histogram tokens = HISTOGRAM(token_bounds); /* as vLLM's: as far as the context goes */
+    while (tokens.n_bounds > 1 && token_bounds[tokens.n_bounds - 1] > max_context)
+        tokens.n_bounds--;
     *m = (struct metrics){.ttft = HISTOGRAM(ttft_bounds),
                           .itl = HISTOGRAM(itl_bounds),
+                          .mean_itl = HISTOGRAM(itl_bounds),
                           .e2e = HISTOGRAM(request_bounds),
                           .queue = HISTOGRAM(request_bounds),
                           .prefill = HISTOGRAM(request_bounds),
                           .decode = HISTOGRAM(request_bounds),
-                          .prompt_tokens = HISTOGRAM(token_bounds),
-                          .generation_tokens = HISTOGRAM(token_bounds),
+                          .inference = HISTOGRAM(request_bounds),
+                          .prompt_tokens = tokens,
+                          .generation_tokens = tokens,
+                          .max_generation_tokens = tokens,
+                          .computed_tokens = tokens,
+                          .params_max_tokens = tokens,
+                          .params_n = HISTOGRAM(n_bounds),
+                          .step_rows = HISTOGRAM(row_bounds),
                           .prepare = HISTOGRAM(prepare_bounds)};
-}
-
-void histogram_add(struct histogram *h, double v)
-{
-    uint32_t i = 0;
-    while (i < h->n_bounds && v > h->bounds[i])
-        i++;
-    h->counts[i]++;
-    h->sum += v;
+    m->keys[METRICS_MAX_KEYS].name = "(others)";
 }
 
 void metrics_response(struct metrics *m, int status)
@@ -52,150 +55,112 @@ void metrics_response(struct metrics *m, int status)
     }
 }
 
-/* Label values: backslash, quote and newline escaped. */
-static void put_label(struct buf *out, const char *name, const char *value)
+void metrics_usage(struct metrics *m, const char *name, const struct request_sums *s, double bandwidth_s)
 {
-    buf_printf(out, "%s=\"", name);
-    for (const char *c = value; *c; c++) {
-        if (*c == '\\' || *c == '"')
-            buf_addc(out, '\\');
-        if (*c == '\n')
-            buf_adds(out, "\\n");
-        else
-            buf_addc(out, *c);
-    }
-    buf_addc(out, '"');
+    uint32_t i = 0;
+    while (i < m->n_keys && strcmp(m->keys[i].name, name))
+        i++;
+    if (i == m->n_keys && m->n_keys < METRICS_MAX_KEYS)
+        m->keys[m->n_keys++].name = name;
+    struct metrics_key *k = &m->keys[i < m->n_keys ? i : METRICS_MAX_KEYS];
+    k->n_requests++;
+    k->memory_bytes += gen_memory_bytes(&s->traffic);
+    k->flops += s->traffic.flops;
+    k->bandwidth_s += bandwidth_s;
 }
 
-static void put_help(struct buf *out, const char *name, const char *type, const char *help)
-{
-    buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
-}
-
-/* label: text between the braces, may be empty. */
-static void put_value(struct buf *out, const char *name, const char *label, double v)
-{
-    buf_printf(out, *label ? "%s{%s} " : "%s%s ", name, label);
-    if (v == floor(v) && fabs(v) < 1e15)
-        buf_printf(out, "%.0f\n", v);
-    else
-        buf_printf(out, "%.9g\n", v);
-}
-
-static void put_one(struct buf *out, const char *name, const char *type, const char *help, const char *label, double v)
-{
-    put_help(out, name, type, help);
-    put_value(out, name, label, v);
-}
-
-static void put_histogram(struct buf *out, const char *name, const char *help, const char *label,
-                          const struct histogram *h)
-{
-    put_help(out, name, "histogram", help);
-    uint64_t sum = 0;
-    for (uint32_t i = 0; i < h->n_bounds; i++) {
-        sum += h->counts[i];
-        buf_printf(out, "%s_bucket{%s,le=\"%.9g\"} %" PRIu64 "\n", name, label, h->bounds[i], sum);
-    }
-    sum += h->counts[h->n_bounds];
-    buf_printf(out, "%s_bucket{%s,le=\"+Inf\"} %" PRIu64 "\n", name, label, sum);
-    buf_printf(out, "%s_sum{%s} %.9g\n%s_count{%s} %" PRIu64 "\n", name, label, h->sum, name, label, sum);
-}
-
-static void render_vllm(struct buf *out, const struct metrics *m, const struct sched_stats *s,
-                        const struct metrics_info *info, const char *model)
+static void render_queue(struct metrics_out *o, const struct sched_stats *s, const struct weir_info *in,
+                         const char *labels)
 {
     double used = s->chunks_total ? (double)s->chunks_active / s->chunks_total : 0;
-    put_one(out, "vllm:num_requests_running", "gauge", "Requests in the running batch.", model, s->n_running);
-    put_one(out, "vllm:num_requests_waiting", "gauge", "Requests waiting to be scheduled.", model, s->n_queued);
-    put_one(out, "vllm:kv_cache_usage_perc", "gauge", "Fraction of the KV chunks in use (1: all).", model, used);
-    put_one(out, "vllm:prefix_cache_queries_total", "counter", "Prompt tokens looked up in the prefix cache.", model,
-            (double)s->prefix_query_tokens);
-    put_one(out, "vllm:prefix_cache_hits_total", "counter", "Prompt tokens found in the prefix cache.", model,
-            (double)s->prefix_hit_tokens);
-    put_one(out, "vllm:num_preemptions_total", "counter", "Preempted requests.", model, (double)s->n_preemptions);
-    put_one(out, "vllm:prompt_tokens_total", "counter", "Prompt tokens processed.", model, (double)s->prompt_tokens);
-    put_one(out, "vllm:generation_tokens_total", "counter", "Tokens generated.", model, (double)s->generated_tokens);
-    put_help(out, "vllm:request_success_total", "counter", "Ended requests by reason.");
+    metrics_one(o, "vllm:num_requests_running", "gauge", "Requests in the running batch.", labels, s->n_running);
+    metrics_one(o, "vllm:num_requests_waiting", "gauge", "Requests waiting to be scheduled.", labels, s->n_queued);
+    metrics_family(o, "vllm:num_requests_waiting_by_reason", "gauge", "The same by reason.");
+    metrics_labelled(o, labels, "reason", "capacity", s->n_queued);
+    metrics_labelled(o, labels, "reason", "deferred", 0);
+    metrics_one(o, "vllm:kv_cache_usage_perc", "gauge", "Fraction of the KV chunks in use (1: all).", labels, used);
+    metrics_one(o, "vllm:gpu_cache_usage_perc", "gauge", "The former name of vllm:kv_cache_usage_perc.", labels, used);
+    metrics_family(o, "vllm:cache_config_info", "gauge", "Shape of the KV pool.");
+    struct buf all;
+    char number[24];
+    buf_init(&all, METRICS_MAX_LABELS * 2);
+    buf_adds(&all, labels);
+    snprintf(number, sizeof number, "%u", in->chunk_tokens);
+    metrics_put_label(&all, "block_size", number);
+    snprintf(number, sizeof number, "%u", in->n_chunks);
+    metrics_put_label(&all, "num_gpu_blocks", number);
+    metrics_put_label(&all, "num_cpu_blocks", "0");
+    metrics_put_label(&all, "cache_dtype", in->kv_type);
+    metrics_put_label(&all, "enable_prefix_caching", in->prefix_cache ? "True" : "False");
+    if (!all.failed)
+        metrics_value(o, all.data, 1);
+    buf_finish(&all);
+}
+
+static void render_counters(struct metrics_out *o, const struct metrics *m, const struct sched_stats *s,
+                            const char *labels)
+{
+    double hits = (double)s->prefix_hit_tokens, prompt = (double)s->prompt_tokens;
+    metrics_one(o, "vllm:prefix_cache_queries", "counter", "Prompt tokens looked up in the prefix cache.", labels,
+                (double)s->prefix_query_tokens);
+    metrics_one(o, "vllm:prefix_cache_hits", "counter", "Prompt tokens found in the prefix cache.", labels, hits);
+    metrics_one(o, "vllm:num_preemptions", "counter", "Preempted requests.", labels, (double)s->n_preemptions);
+    metrics_one(o, "vllm:prompt_tokens", "counter", "Prompt tokens processed.", labels, prompt);
+    metrics_one(o, "vllm:prompt_tokens_cached", "counter", "Prompt tokens taken from the cache.", labels, hits);
+    metrics_family(o, "vllm:prompt_tokens_by_source", "counter", "Prompt tokens by where their KV came from.");
+    metrics_labelled(o, labels, "source", "local_compute", prompt > hits ? prompt - hits : 0);
+    metrics_labelled(o, labels, "source", "local_cache_hit", hits);
+    metrics_one(o, "vllm:generation_tokens", "counter", "Tokens generated.", labels, (double)s->generated_tokens);
+    metrics_family(o, "vllm:request_success", "counter", "Ended requests by reason.");
+    metrics_labelled(o, labels, "finished_reason", "stop", (double)m->finished_stop);
+    metrics_labelled(o, labels, "finished_reason", "length", (double)m->finished_length);
+    metrics_labelled(o, labels, "finished_reason", "abort", (double)m->finished_abort);
+    metrics_labelled(o, labels, "finished_reason", "error", (double)m->finished_error);
+}
+
+static void render_histograms(struct metrics_out *o, const struct metrics *m, const char *labels)
+{
     const struct {
-        const char *reason;
-        uint64_t n;
-    } ends[] = {{"stop", m->finished_stop},
-                {"length", m->finished_length},
-                {"abort", m->finished_abort},
-                {"error", m->finished_error}};
-    for (size_t i = 0; i < COUNT_OF(ends); i++)
-        buf_printf(out, "vllm:request_success_total{%s,finished_reason=\"%s\"} %" PRIu64 "\n", model, ends[i].reason,
-                   ends[i].n);
-    put_histogram(out, "vllm:time_to_first_token_seconds", "Arrival to first token.", model, &m->ttft);
-    put_histogram(out, "vllm:inter_token_latency_seconds", "Between tokens of a request.", model, &m->itl);
-    put_histogram(out, "vllm:e2e_request_latency_seconds", "Arrival to last token.", model, &m->e2e);
-    put_histogram(out, "vllm:request_queue_time_seconds", "Waiting to be scheduled.", model, &m->queue);
-    put_histogram(out, "vllm:request_prefill_time_seconds", "First scheduled to first token.", model, &m->prefill);
-    put_histogram(out, "vllm:request_decode_time_seconds", "First token to last token.", model, &m->decode);
-    put_histogram(out, "vllm:request_prompt_tokens", "Prompt tokens of a request.", model, &m->prompt_tokens);
-    put_histogram(out, "vllm:request_generation_tokens", "Tokens generated for a request.", model,
-                  &m->generation_tokens);
-    put_help(out, "vllm:cache_config_info", "gauge", "Shape of the KV pool.");
-    buf_printf(out, "vllm:cache_config_info{%s,block_size=\"%u\",num_gpu_blocks=\"%u\"} 1\n", model, info->chunk_tokens,
-               info->n_chunks);
+        const char *name, *help;
+        const struct histogram *h;
+    } all[] = {
+        {"vllm:time_to_first_token_seconds", "Arrival to first token.", &m->ttft},
+        {"vllm:inter_token_latency_seconds", "Between tokens of a request.", &m->itl},
+        {"vllm:time_per_output_token_seconds", "The former name of vllm:inter_token_latency_seconds.", &m->itl},
+        {"vllm:request_time_per_output_token_seconds", "Mean of a request's inter-token times.", &m->mean_itl},
+        {"vllm:e2e_request_latency_seconds", "Arrival to last token.", &m->e2e},
+        {"vllm:request_queue_time_seconds", "Waiting to be scheduled.", &m->queue},
+        {"vllm:request_prefill_time_seconds", "First scheduled to first token.", &m->prefill},
+        {"vllm:request_decode_time_seconds", "First token to last token.", &m->decode},
+        {"vllm:request_inference_time_seconds", "First scheduled to last token.", &m->inference},
+        {"vllm:request_prompt_tokens", "Prompt tokens of a request.", &m->prompt_tokens},
+        {"vllm:request_generation_tokens", "Tokens generated for a request.", &m->generation_tokens},
+        {"vllm:request_max_num_generation_tokens", "The longest of a request's choices.", &m->max_generation_tokens},
+        {"vllm:request_prefill_kv_computed_tokens", "Prompt tokens computed, not found.", &m->computed_tokens},
+        {"vllm:request_params_n", "Choices that a request asks for.", &m->params_n},
+        {"vllm:request_params_max_tokens", "Tokens that a request may generate.", &m->params_max_tokens},
+        {"vllm:iteration_tokens_total", "Tokens in a step.", &m->step_rows},
+    };
+    for (size_t i = 0; i < COUNT_OF(all); i++)
+        metrics_histogram(o, all[i].name, all[i].help, labels, all[i].h);
 }
 
-static void render_steps(struct buf *out, const struct engine_stats *s)
+void metrics_render(struct buf *out, const struct metrics *m, const struct metrics_info *info, bool open_metrics)
 {
-    put_one(out, "weir_steps_total", "counter", "Steps run.", "", (double)s->n_steps);
-    put_one(out, "weir_step_seconds_total", "counter", "Time in steps.", "", s->busy_s);
-    put_help(out, "weir_step_bytes_total", "counter", "Bytes moved by steps, counted where they move, by class.");
-    put_value(out, "weir_step_bytes_total", "class=\"weights\"", (double)s->traffic.weight_bytes);
-    put_value(out, "weir_step_bytes_total", "class=\"kv_read\"", (double)s->traffic.kv_read_bytes);
-    put_value(out, "weir_step_bytes_total", "class=\"kv_write\"", (double)s->traffic.kv_write_bytes);
-    put_value(out, "weir_step_bytes_total", "class=\"activations\"", (double)s->traffic.activation_bytes);
-    put_one(out, "weir_step_flops_total", "counter", "Floating-point operations of steps.", "", s->traffic.flops);
-    put_one(out, "weir_last_step_seconds", "gauge", "Duration of the last step.", "", s->last_step_s);
-    put_one(out, "weir_last_step_bytes", "gauge", "Bytes moved by the last step.", "", s->last_step_bytes);
-    put_one(out, "weir_engine_healthy", "gauge", "1 while the device works.", "", s->healthy);
-}
-
-static void render_pool(struct buf *out, const struct sched_stats *s)
-{
-    put_help(out, "weir_kv_chunks", "gauge", "KV chunks by state.");
-    put_value(out, "weir_kv_chunks", "state=\"active\"", s->chunks_active);
-    put_value(out, "weir_kv_chunks", "state=\"cached\"", s->chunks_cached);
-    put_value(out, "weir_kv_chunks", "state=\"free\"", s->chunks_free);
-    put_one(out, "weir_kv_evicted_chunks_total", "counter", "Cached chunks given up.", "", (double)s->n_evicted_chunks);
-    put_one(out, "weir_recomputed_tokens_total", "counter", "Tokens computed again after a preemption.", "",
-            (double)s->recomputed_tokens);
-    put_help(out, "weir_requests_total", "counter", "Requests by how they ended.");
-    put_value(out, "weir_requests_total", "state=\"finished\"", (double)s->n_finished);
-    put_value(out, "weir_requests_total", "state=\"refused\"", (double)s->n_refused);
-    put_value(out, "weir_requests_total", "state=\"cancelled\"", (double)s->n_cancelled);
-    put_value(out, "weir_requests_total", "state=\"failed\"", (double)s->n_failed);
-}
-
-void metrics_render(struct buf *out, const struct metrics *m, const struct engine_stats *s,
-                    const struct metrics_info *info)
-{
-    struct buf label;
-    buf_init(&label, 1024);
-    put_label(&label, "model_name", info->model);
-    const char *model = label.failed ? "model_name=\"\"" : label.data;
-    render_vllm(out, m, &s->sched, info, model);
-    render_pool(out, &s->sched);
-    render_steps(out, s);
-    put_histogram(out, "weir_prepare_seconds", "Parsing, templating and tokenising of a request.", model, &m->prepare);
-    buf_finish(&label);
-    put_help(out, "weir_http_responses_total", "counter", "HTTP answers by status.");
-    for (int i = 0; i < METRICS_MAX_STATUS && m->responses[i].status; i++)
-        buf_printf(out, "weir_http_responses_total{code=\"%d\"} %" PRIu64 "\n", m->responses[i].status,
-                   m->responses[i].n);
-    put_one(out, "weir_http_connections", "gauge", "Open connections.", "", info->connections);
-    put_one(out, "weir_http_busy_connections", "gauge", "Connections with an unanswered request.", "",
-            info->busy_connections);
-    put_one(out, "weir_http_disconnects_total", "counter", "Clients that left before their answer was complete.", "",
-            (double)m->disconnects);
-    put_one(out, "weir_http_slow_readers_total", "counter", "Clients cut off because they did not read.", "",
-            (double)m->slow_readers);
-    put_one(out, "weir_uptime_seconds", "gauge", "Since the server started.", "", info->uptime_s);
-    put_help(out, "weir_build_info", "gauge", "The running version.");
-    buf_adds(out, "weir_build_info{version=\"" WEIR_VERSION "\"} 1\n");
+    struct metrics_out o = {.buf = out, .open_metrics = open_metrics};
+    const struct sched_stats *s = &info->monitor->stats.sched;
+    struct buf labels;
+    buf_init(&labels, METRICS_MAX_LABELS / 2);
+    metrics_put_label(&labels, "model_name", info->info->model);
+    if (labels.failed) { /* a name of hundreds of bytes */
+        buf_clear(&labels);
+        metrics_put_label(&labels, "model_name", "");
+    }
+    metrics_put_label(&labels, "engine", "0");
+    render_queue(&o, s, info->info, labels.data);
+    render_counters(&o, m, s, labels.data);
+    render_histograms(&o, m, labels.data);
+    buf_finish(&labels);
+    metrics_render_weir(&o, m, info);
+    metrics_end(&o);
 }

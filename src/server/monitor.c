@@ -118,6 +118,7 @@ static void end_second(struct monitor *m, const struct monitor_sample *now, doub
         .n_running = st->n_running,
         .n_queued = st->n_queued,
         .kv_active = per(st->chunks_active, st->chunks_total),
+        .pressure = st->memory.pressure.level,
         .has_hardware = m->has_hardware,
         .slowest_s = m->second_slowest_s,
         .slowest_predicted_s = m->second_slowest_predicted_s,

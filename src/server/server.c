@@ -112,19 +112,22 @@ static void handle_metrics(struct server *s, struct http_request *r, const struc
         server_reply_error(s, r, &e);
         return;
     }
-    struct engine_stats stats;
-    engine_stats(s->config.engine, &stats);
-    struct metrics_info info = {.model = s->config.models[0],
-                                .chunk_tokens = s->config.info.chunk_tokens,
-                                .n_chunks = s->config.info.n_chunks,
-                                .max_context = s->config.info.max_context,
+    monitor_look(&s->monitor, clock_monotonic_s());
+    struct metrics_info info = {.info = &s->config.info,
+                                .monitor = &s->monitor,
                                 .connections = http_server_connections(s->http),
                                 .busy_connections = http_server_busy(s->http) - 1, /* without this one */
+                                .listeners = pages_listeners(s->pages),
                                 .uptime_s = clock_monotonic_s() - s->started_s};
+    bool open_metrics = metrics_wants_open(http_request_header(r, "Accept"));
     struct buf text;
-    buf_init(&text, (size_t)1 << 20);
-    metrics_render(&text, &s->metrics, &stats, &info);
-    server_reply(s, r, 200, "text/plain; version=0.0.4; charset=utf-8", text.data, text.len);
+    buf_init(&text, (size_t)4 << 20);
+    metrics_render(&text, &s->metrics, &info, open_metrics);
+    http_reply_header(r, "Vary", "Accept");
+    server_reply(s, r, 200,
+                 open_metrics ? "application/openmetrics-text; version=1.0.0; charset=utf-8"
+                              : "text/plain; version=0.0.4; charset=utf-8",
+                 text.data, text.len);
     buf_finish(&text);
 }
 
@@ -404,6 +407,12 @@ static int create_parts(struct server *s, struct err *e)
     return r;
 }
 
+static void on_step(void *user, const struct step_record *r)
+{
+    struct server *s = user;
+    histogram_add(&s->metrics.step_rows, r->n_rows);
+}
+
 int server_create(struct server **out, const struct server_config *c, struct err *e)
 {
     struct server *s = mem_array(1, sizeof *s);
@@ -412,7 +421,9 @@ int server_create(struct server **out, const struct server_config *c, struct err
     s->config = *c;
     s->started_s = clock_monotonic_s();
     monitor_init(&s->monitor, c->engine, &c->figures, s->started_s);
-    metrics_init(&s->metrics);
+    metrics_init(&s->metrics, c->info.max_context);
+    s->monitor.on_step = on_step;
+    s->monitor.user = s;
     event_set_log_callback(on_libevent_log);
     signal(SIGPIPE, SIG_IGN);
     if (getrandom(&s->rng.state, sizeof s->rng.state, 0) != sizeof s->rng.state)

@@ -207,7 +207,16 @@ static void put_kv(struct json_out *o, const struct state_frame *f)
     json_close(o);
     json_close(o);
     json_begin_object(o, "evicted");
-    json_add_u64(o, "capacity", st->n_evicted_chunks);
+    json_add_u64(o, "one_use", st->memory.retention.evicted_one_use);
+    json_add_u64(o, "reused", st->memory.retention.evicted_reused);
+    json_add_u64(o, "pinned", st->memory.retention.evicted_pinned);
+    json_close(o);
+    json_begin_object(o, "retention");
+    json_add_f64(o, "value_per_s", st->memory.retention.value_per_s);
+    json_add_f64(o, "victim_value", st->memory.retention.victim_value);
+    json_add_u64(o, "reused_chunks", st->memory.retention.reused);
+    json_add_u64(o, "missed_chunks", st->memory.retention.missed);
+    json_add_u64(o, "pinned_chunks", st->memory.retention.pinned_chunks);
     json_close(o);
     json_add_null(o, "prefetch");
     if (f->view)
@@ -215,12 +224,52 @@ static void put_kv(struct json_out *o, const struct state_frame *f)
     else
         json_add_null(o, "map");
     json_close(o);
+}
+
+static void put_memory(struct json_out *o, const struct memory_stats *m, double chunk_bytes)
+{
+    static const char *const coverage[] = {"p50", "p80", "p90", "p95"};
+    const struct pressure_stats *p = &m->pressure;
+    const struct reserve_stats *r = &m->reserve;
+    const struct calibration_stats *c = &m->calibration;
     json_begin_object(o, "pressure");
-    json_add_u64(o, "level", 0);
+    json_add_u64(o, "level", p->level);
     json_begin_array(o, "levels");
-    json_add_str(o, NULL, "none");
+    for (int i = 0; i < PRESSURE_N_LEVELS; i++)
+        json_add_str(o, NULL, pressure_level_names[i]);
     json_close(o);
-    json_add_null(o, "reservations");
+    json_begin_array(o, "level_s");
+    for (int i = 0; i < PRESSURE_N_LEVELS; i++)
+        json_add_f64(o, NULL, p->level_s[i]);
+    json_close(o);
+    json_begin_array(o, "rises");
+    for (int i = 0; i < PRESSURE_N_LEVELS; i++)
+        json_add_u64(o, NULL, p->n_entered[i]);
+    json_close(o);
+    json_add_str(o, "cause", pressure_cause_names[p->cause]);
+    json_begin_object(o, "reservations");
+    json_add_f64(o, "base_bytes", r->base_chunks * chunk_bytes);
+    json_add_f64(o, "predicted_bytes", r->predicted_chunks * chunk_bytes);
+    json_add_f64(o, "speculative_bytes", r->speculative_chunks * chunk_bytes);
+    json_add_f64(o, "limit_bytes", r->limit_chunks * chunk_bytes);
+    json_add_u64(o, "conversations", r->n_watched);
+    json_add_u64(o, "made", r->n_made);
+    json_add_u64(o, "kept", r->n_kept);
+    json_add_u64(o, "expired", r->n_expired);
+    json_add_u64(o, "revoked", r->n_revoked);
+    json_close(o);
+    json_close(o);
+    json_begin_object(o, "calibration");
+    json_begin_object(o, "length_coverage");
+    for (int i = 0; i < 4; i++)
+        json_add_f64(o, coverage[i], c->n_lengths ? c->length_coverage[i] : (double)NAN);
+    json_close(o);
+    json_add_u64(o, "lengths", c->n_lengths);
+    json_add_f64(o, "continuation_brier", c->n_continuations ? c->continuation_brier : (double)NAN);
+    json_add_f64(o, "continuation_rate", c->n_continuations ? c->continuation_rate : (double)NAN);
+    json_add_u64(o, "continuations", c->n_continuations);
+    json_add_u64(o, "peaks", c->n_peaks);
+    json_add_f64(o, "peak_mean_abs_error", ratio(c->peak_abs_error_sum, (double)c->n_peaks));
     json_close(o);
 }
 
@@ -403,6 +452,7 @@ void weir_json_state(struct buf *out, const struct state_frame *f, bool with_his
     put_steps(o, f, &now);
     put_requests(o, &f->monitor->stats.sched);
     put_kv(o, f);
+    put_memory(o, &f->monitor->stats.sched.memory, (double)f->info->chunk_bytes);
     put_running(o, f);
     put_queue(o, f);
     put_cost(o, f);

@@ -9,7 +9,8 @@
 
 /* What does not change while the server runs. */
 struct weir_info {
-    const char *model, *policy, *currency;
+    const char *model, *policy, *currency, *kv_type;
+    bool prefix_cache;
     uint32_t n_layers, max_context, chunk_tokens, n_chunks, max_running, max_queued, max_step_tokens;
     double itl_target_s, ttft_limit_s, bandwidth_limit; /* 0: none */
     double weight_bytes, kv_token_bytes;                /* of a token in all layers */

@@ -438,6 +438,11 @@ void page_stream(struct server *s, struct http_request *r, const struct auth_key
     engine_ask_view(s->config.engine);
 }
 
+uint32_t pages_listeners(const struct pages *p)
+{
+    return p->n_listeners;
+}
+
 void pages_drain(struct pages *p)
 {
     while (p->listeners) {

@@ -12,6 +12,8 @@
 #include "server/auth.h"
 #include "server/http.h"
 
+#include <stdint.h>
+
 #define PAGES_MAX_LISTENERS 16
 #define PAGES_MAX_WAITING 256 /* requests that wait for a view */
 #define PAGES_INTERVAL_S 0.5
@@ -23,7 +25,8 @@ struct pages;
 int pages_create(struct pages **out, struct server *s, struct err *e);
 void pages_destroy(struct pages *p);
 void pages_tick(struct pages *p, double now_s); /* twice a second */
-void pages_drain(struct pages *p);              /* ends the streams */
+uint32_t pages_listeners(const struct pages *p);
+void pages_drain(struct pages *p); /* ends the streams */
 
 typedef void page_handler(struct server *s, struct http_request *r, const struct auth_key *key);
 page_handler page_state, page_stream, page_steps, page_requests, page_request, page_usage;

@@ -105,7 +105,7 @@ export class Server {
     const values = {};
     for (const line of text.split('\n')) {
       const m = line.match(/^([a-zA-Z_:][a-zA-Z0-9_:]*)(\{[^}]*\})? (\S+)$/);
-      if (m) values[m[1] + (m[2] || '').replace(/model_name="[^"]*",?/, '').replace('{}', '')] = Number(m[3]);
+      if (m) values[m[1] + (m[2] || '').replace(/model_name="[^"]*",engine="0",?/, '').replace('{}', '')] = Number(m[3]);
     }
     return { text, values };
   }
