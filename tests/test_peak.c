@@ -44,13 +44,17 @@ static void equals_simulation(void **state)
             assert_true(p.seqs[i - 1].end_step >= p.seqs[i].end_step);
         assert_int_equal(peak_chunks(&p, now, NULL), n ? by_simulation(s, n, now, chunk) : 0);
         assert_int_equal(peak_chunks(&p, now, &s[n]), by_simulation(s, n + 1, now, chunk));
+        uint64_t upper;
+        if (peak_upper(&p, now, &s[n], &upper) && s[n].end_step > now)
+            assert_true(upper >= peak_chunks(&p, now, &s[n]));
         for (uint32_t left = n; left;) {
             left--;
-            peak_remove(&p, s[left].id);
-            peak_remove(&p, 999);
+            peak_remove(&p, s[left].id, s[left].end_step);
+            peak_remove(&p, 999, s[0].end_step);
             assert_int_equal(p.n, left);
             assert_int_equal(peak_chunks(&p, now, NULL), left ? by_simulation(s, left, now, chunk) : 0);
         }
+        assert_true(peak_upper(&p, now, NULL, &upper) && upper == 0);
         peak_finish(&p);
     }
 }

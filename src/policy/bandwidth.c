@@ -93,15 +93,17 @@ double forecast_output_tokens(const struct sched *s, const struct seq *q)
 }
 
 /* Chunks that other running sequences hold too are counted with them. */
-static struct peak_seq peak_of(const struct sched *s, const struct seq *q)
+static void add_to_peak(struct sched *s, struct seq *q)
 {
     uint32_t n_shared = 0;
     for (uint32_t i = 0; i < q->n_table; i++)
         n_shared += s->pool.refs[q->table[i]] > 1;
-    return (struct peak_seq){.id = q->id,
-                             .base_step = s->forecast.n_plans,
-                             .base_tokens = q->n_tokens - n_shared * s->config.chunk_tokens,
-                             .end_step = s->forecast.n_plans + expected_remaining(s, q)};
+    q->end_step = s->forecast.n_plans + expected_remaining(s, q);
+    struct peak_seq p = {.id = q->id,
+                         .base_step = s->forecast.n_plans,
+                         .base_tokens = q->n_tokens - n_shared * s->config.chunk_tokens,
+                         .end_step = q->end_step};
+    peak_add(&s->forecast.peak, &p);
 }
 
 static uint32_t rows_left(const struct seq *q)
@@ -143,8 +145,7 @@ void forecast_started(struct sched *s, struct seq *q)
     struct forecast *f = &s->forecast;
     if (!s->config.has_model)
         return;
-    struct peak_seq p = peak_of(s, q);
-    peak_add(&f->peak, &p);
+    add_to_peak(s, q);
     count_prefill(s, q, rows_left(q));
     if (s->running.n == 1 || q->itl_target_s < f->tightest_s) {
         f->tightest_s = q->itl_target_s;
@@ -158,7 +159,7 @@ void forecast_stopped(struct sched *s, struct seq *q)
 {
     if (!s->config.has_model)
         return;
-    peak_remove(&s->forecast.peak, q->id);
+    peak_remove(&s->forecast.peak, q->id, q->end_step);
     count_prefill(s, q, 0);
     if (q->itl_target_s == s->forecast.tightest_s && --s->forecast.n_tightest == 0)
         count_tightest(s);
@@ -198,21 +199,12 @@ void forecast_committed(struct sched *s, double seconds)
 }
 
 /* A sequence that outlives its prediction gets a new one, given how far it came. */
-void forecast_produced(struct sched *s, const struct seq *q)
+void forecast_produced(struct sched *s, struct seq *q)
 {
-    struct forecast *f = &s->forecast;
-    if (!s->config.has_model || f->peak.n == 0)
+    if (!s->config.has_model || q->end_step > s->forecast.n_plans)
         return;
-    if (f->peak.seqs[f->peak.n - 1].end_step > f->n_plans)
-        return; /* nobody's end has passed */
-    for (uint32_t i = f->peak.n; i-- > 0 && f->peak.seqs[i].end_step <= f->n_plans;) {
-        if (f->peak.seqs[i].id != q->id)
-            continue;
-        peak_remove(&f->peak, q->id);
-        struct peak_seq p = peak_of(s, q);
-        peak_add(&f->peak, &p);
-        return;
-    }
+    peak_remove(&s->forecast.peak, q->id, q->end_step);
+    add_to_peak(s, q);
 }
 
 void forecast_ended(struct sched *s, const struct seq *q, bool by_itself)
@@ -246,15 +238,22 @@ static double target_s(const struct sched *s, const struct seq *q)
     return fmax(t, 2 * decode_step_s(s, 1, s->config.chunk_tokens));
 }
 
-/* What prefill gets of the time while the present sequences decode at their target. */
-static double prefill_share(const struct sched *s)
+/* What prefill gets of the time while the present sequences decode at their target; once a step is often enough. */
+static double prefill_share(struct sched *s)
 {
-    uint64_t tokens = peak_chunks(&s->forecast.peak, s->forecast.n_plans, NULL) * s->config.chunk_tokens;
-    double busy = s->running.n ? decode_step_s(s, s->running.n, (double)tokens) / target_s(s, NULL) : 0;
-    return fmax(MIN_PREFILL_SHARE, 1 - busy);
+    struct forecast *f = &s->forecast;
+    if (s->running.n == 0)
+        return 1;
+    if (f->share_as_of != f->n_plans + 1) {
+        uint64_t tokens = peak_chunks(&f->peak, f->n_plans, NULL) * s->config.chunk_tokens;
+        double busy = decode_step_s(s, s->running.n, (double)tokens) / target_s(s, NULL);
+        f->share = fmax(MIN_PREFILL_SHARE, 1 - busy);
+        f->share_as_of = f->n_plans + 1;
+    }
+    return f->share;
 }
 
-double forecast_wait_s(const struct sched *s, const struct seq *q)
+double forecast_wait_s(struct sched *s, const struct seq *q)
 {
     double ahead_s = queue_ahead_s(s, q), all_s = queue_all_s(s);
     double wait_s = (s->forecast.prefill_s + ahead_s + q->prefill_s) / prefill_share(s);
@@ -294,27 +293,36 @@ void stage_expire(struct sched *s, struct draft *d)
 
 /* --- admission -------------------------------------------------------------------------------------------------- */
 
-/* Would the peak of memory and the step at that peak stay within bounds with q? If not, what it waits for is noted. */
+/* Does a peak of so many chunks fit the pool, and a decode step at it the bandwidth? n_cached of q's chunks are not among
+ * them, as others hold them. If not, what it waits for is noted. */
+static bool fits(struct sched *s, const struct seq *q, uint64_t peak, uint32_t n_cached)
+{
+    if (q->n_preemptions > 0)
+        peak += ((uint64_t)s->running.n + 1) << (q->n_preemptions < 32 ? q->n_preemptions : 32);
+    s->stats.waiting_for = SCHED_WAIT_KV;
+    if (peak > s->pool.n_chunks - s->retention.pinned.n)
+        return false;
+    s->stats.waiting_for = SCHED_WAIT_BANDWIDTH;
+    double positions = (double)(peak + n_cached) * s->config.chunk_tokens;
+    return decode_step_s(s, s->running.n + 1, positions) <= s->config.bandwidth_limit * target_s(s, q);
+}
+
+/* Would the peak of memory and the step at that peak stay within bounds with q? */
 static bool admits(struct sched *s, const struct seq *q)
 {
     uint32_t n_idle, n_ready = kv_count_ready(s, q, &n_idle), chunk_tokens = s->config.chunk_tokens;
+    /* What is held and promised now must fit: predictions do not bind the present. */
+    uint64_t needed = chunks_for(s, q->n_tokens) - n_ready + n_idle, peak;
+    if (needed + s->running.n / 4 > kv_available(s))
+        return false;
     struct peak_seq p = {.id = q->id,
                          .base_step = s->forecast.n_plans,
                          .base_tokens = q->n_tokens - (n_ready - n_idle) * chunk_tokens,
                          .end_step = s->forecast.n_plans + expected_remaining(s, q)};
-    uint64_t peak = peak_chunks(&s->forecast.peak, s->forecast.n_plans, &p);
-    uint64_t margin = (uint64_t)1 << (q->n_preemptions < 32 ? q->n_preemptions : 32);
-    if (q->n_preemptions > 0)
-        peak += margin * (s->running.n + 1);
-    if (peak > s->pool.n_chunks - s->retention.pinned.n)
-        return false;
-    /* What is held and promised now must fit as well: predictions do not bind the present. */
-    uint64_t needed = chunks_for(s, q->n_tokens) - n_ready + n_idle;
-    if (needed + s->running.n / 4 > kv_available(s))
-        return false;
-    double positions = (double)(peak + n_ready - n_idle) * chunk_tokens;
-    s->stats.waiting_for = SCHED_WAIT_BANDWIDTH;
-    return decode_step_s(s, s->running.n + 1, positions) <= s->config.bandwidth_limit * target_s(s, q);
+    if (peak_upper(&s->forecast.peak, s->forecast.n_plans, &p, &peak) && fits(s, q, peak, n_ready - n_idle))
+        return true; /* all ends at once would fit */
+    peak = peak_chunks(&s->forecast.peak, s->forecast.n_plans, &p);
+    return fits(s, q, peak, n_ready - n_idle);
 }
 
 void stage_admit_bandwidth(struct sched *s, struct draft *d)

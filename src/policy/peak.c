@@ -3,7 +3,6 @@
 #include "base/mem.h"
 
 #include <assert.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,31 +22,53 @@ void peak_finish(struct peak_set *p)
     *p = (struct peak_set){0};
 }
 
-void peak_add(struct peak_set *p, const struct peak_seq *s)
+/* The place of the first that ends before end_step. */
+static uint32_t place_behind(const struct peak_set *p, uint64_t end_step)
 {
-    assert(p->n < p->capacity);
     uint32_t low = 0, high = p->n;
     while (low < high) {
         uint32_t mid = (low + high) / 2;
-        if (p->seqs[mid].end_step >= s->end_step)
+        if (p->seqs[mid].end_step >= end_step)
             low = mid + 1;
         else
             high = mid;
     }
-    memmove(&p->seqs[low + 1], &p->seqs[low], (p->n - low) * sizeof *p->seqs);
-    p->seqs[low] = *s;
-    p->n++;
+    return low;
 }
 
-void peak_remove(struct peak_set *p, uint64_t id)
+static uint64_t chunks_at_end(const struct peak_set *p, const struct peak_seq *s)
 {
-    for (uint32_t i = 0; i < p->n; i++) {
+    return (s->base_tokens + (s->end_step - s->base_step) + p->chunk_tokens - 1) / p->chunk_tokens;
+}
+
+void peak_add(struct peak_set *p, const struct peak_seq *s)
+{
+    assert(p->n < p->capacity);
+    uint32_t at = place_behind(p, s->end_step);
+    memmove(&p->seqs[at + 1], &p->seqs[at], (p->n - at) * sizeof *p->seqs);
+    p->seqs[at] = *s;
+    p->n++;
+    p->upper_chunks += chunks_at_end(p, s);
+}
+
+void peak_remove(struct peak_set *p, uint64_t id, uint64_t end_step)
+{
+    for (uint32_t i = place_behind(p, end_step); i-- > 0 && p->seqs[i].end_step == end_step;) {
         if (p->seqs[i].id == id) {
+            p->upper_chunks -= chunks_at_end(p, &p->seqs[i]);
             p->n--;
             memmove(&p->seqs[i], &p->seqs[i + 1], (p->n - i) * sizeof *p->seqs);
             return;
         }
     }
+}
+
+bool peak_upper(const struct peak_set *p, uint64_t now, const struct peak_seq *candidate, uint64_t *chunks)
+{
+    if (p->n && p->seqs[p->n - 1].end_step <= now)
+        return false;
+    *chunks = p->upper_chunks + (candidate ? chunks_at_end(p, candidate) : 0);
+    return true;
 }
 
 /* The sequences met so far on the walk from the latest end to the earliest: whole chunks, and how many have each number
@@ -99,7 +120,10 @@ uint64_t peak_chunks(const struct peak_set *p, uint64_t now, const struct peak_s
             next_end = candidate->end_step;
         if (next_end == s->end_step)
             continue;
-        uint64_t chunks = after(&w, s->end_step > now ? s->end_step - now : 1);
+        uint64_t steps = s->end_step > now ? s->end_step - now : 1;
+        if (w.whole_chunks + w.n * ((steps >> w.shift) + 2) <= peak)
+            continue;
+        uint64_t chunks = after(&w, steps);
         peak = chunks > peak ? chunks : peak;
     }
     return peak;

@@ -30,26 +30,30 @@ struct length_predictor {
     struct curve *special; /* [n_classes], direct-mapped by class id */
     uint32_t n_classes;
     float keep; /* weight left of an old observation when a new one of its class comes */
-    double prior_hazard_per_token;
+    double prior_hazard[N_BUCKETS];
     uint64_t covered[LENGTH_N_LEVELS], n_observed;
 };
 
-/* Bucket i holds lengths from first_of(i) to first_of(i + 1) - 1. */
-static uint32_t first_of(uint32_t i)
-{
-    return (uint32_t)ceil(exp2((double)i / PER_OCTAVE));
-}
+/* Bucket i holds lengths from first_of[i] to first_of[i + 1] - 1: ceil(2^(i / PER_OCTAVE)). */
+static const uint32_t first_of[N_BUCKETS + 1] = {
+    1,      2,      2,      2,      2,      3,      3,      4,      4,      5,      6,       7,      8,      10,
+    12,     14,     16,     20,     23,     27,     32,     39,     46,     54,     64,      77,     91,     108,
+    128,    153,    182,    216,    256,    305,    363,    431,    512,    609,    725,     862,    1024,   1218,
+    1449,   1723,   2048,   2436,   2897,   3445,   4096,   4871,   5793,   6889,   8192,    9742,   11586,  13778,
+    16384,  19484,  23171,  27555,  32768,  38968,  46341,  55109,  65536,  77936,  92682,   110218, 131072, 155872,
+    185364, 220436, 262144, 311744, 370728, 440872, 524288, 623488, 741456, 881744, 1048576, 1246975};
 
 static uint32_t bucket_of(uint32_t n)
 {
-    if (n < 2)
-        return 0;
-    uint32_t i = (uint32_t)(log2((double)n) * PER_OCTAVE);
-    while (i + 1 < N_BUCKETS && first_of(i + 1) <= n)
-        i++;
-    while (i > 0 && first_of(i) > n)
-        i--;
-    return i < N_BUCKETS ? i : N_BUCKETS - 1;
+    uint32_t low = 0, high = N_BUCKETS - 1; /* the answer is in low .. high */
+    while (low < high) {
+        uint32_t mid = (low + high + 1) / 2;
+        if (first_of[mid] <= n)
+            low = mid;
+        else
+            high = mid - 1;
+    }
+    return low;
 }
 
 static uint64_t class_id(const struct length_class *c, int level)
@@ -78,7 +82,9 @@ int length_predictor_create(struct length_predictor **out, const struct length_p
     p->special = special;
     p->n_classes = n;
     p->keep = (float)exp2(-1 / (c->half_life > 0 ? c->half_life : 2000));
-    p->prior_hazard_per_token = 1 / (c->prior_mean_tokens > 1 ? c->prior_mean_tokens : 256);
+    double per_token = 1 / (c->prior_mean_tokens > 1 ? c->prior_mean_tokens : 256);
+    for (uint32_t i = 0; i < N_BUCKETS; i++)
+        p->prior_hazard[i] = 1 - exp(-per_token * (double)(first_of[i + 1] - first_of[i]));
     *out = p;
     return 0;
 }
@@ -126,18 +132,17 @@ static void observe_curve(struct curve *c, uint32_t bucket, bool censored, float
     }
 }
 
-/* The class's hazard by bucket: the chance that an output which reaches bucket i ends in it. */
+/* The class's hazard by bucket, from `from` to that of its limit: the chance that an output which reaches bucket i ends
+ * in it. */
 static void hazards(const struct length_predictor *p, const struct length_class *c, uint32_t from,
                     double out[N_BUCKETS])
 {
-    for (uint32_t i = from; i < N_BUCKETS; i++) {
-        double width = (double)first_of(i + 1) - (double)first_of(i);
-        out[i] = 1 - exp(-p->prior_hazard_per_token * width);
-    }
+    uint32_t end = bucket_of(c->max_new_tokens) + 1;
+    memcpy(out + from, p->prior_hazard + from, (end - from) * sizeof *out);
     int last = c->key ? LEVEL_KEY : LEVEL_LIMIT;
     for (int level = LEVEL_ALL; level <= last; level++) {
         const struct curve *curve = find_curve(p, c, level, false);
-        for (uint32_t i = from; curve && i < N_BUCKETS; i++)
+        for (uint32_t i = from; curve && i < end; i++)
             out[i] = ((double)curve->ended[i] + SHRINKAGE * out[i]) / ((double)curve->at_risk[i] + SHRINKAGE);
     }
 }
@@ -145,7 +150,7 @@ static void hazards(const struct length_predictor *p, const struct length_class 
 /* Within a bucket lengths are taken as uniform: of bucket `from` only the part from n_so_far on is left. */
 static double left_of_bucket(uint32_t i, uint32_t n_so_far)
 {
-    double first = (double)first_of(i), end = (double)first_of(i + 1);
+    double first = (double)first_of[i], end = (double)first_of[i + 1];
     return end > first ? (end - fmax(first, (double)n_so_far)) / (end - first) : 0;
 }
 
@@ -161,13 +166,13 @@ uint32_t length_quantile(const struct length_predictor *p, const struct length_c
         double share = i == from ? left_of_bucket(i, n_so_far) : 1;
         double dies = alive * h[i] * share / (1 - h[i] * (1 - share));
         if (1 - (alive - dies) >= q) {
-            double first = fmax((double)first_of(i), (double)n_so_far), end = (double)first_of(i + 1);
+            double first = fmax((double)first_of[i], (double)n_so_far), end = (double)first_of[i + 1];
             double into = (q - (1 - alive)) / dies;
             double n = ceil(first + into * (end - 1 - first));
             return n < (double)c->max_new_tokens ? (uint32_t)fmax(n, (double)n_so_far) : c->max_new_tokens;
         }
         alive -= dies;
-        if (first_of(i + 1) >= c->max_new_tokens)
+        if (first_of[i + 1] >= c->max_new_tokens)
             break;
     }
     return c->max_new_tokens;
@@ -180,10 +185,10 @@ double length_expected(const struct length_predictor *p, const struct length_cla
     double h[N_BUCKETS], alive = 1, sum = 0, cap = (double)c->max_new_tokens;
     uint32_t from = bucket_of(n_so_far);
     hazards(p, c, from, h);
-    for (uint32_t i = from; i < N_BUCKETS && (double)first_of(i) < cap; i++) {
+    for (uint32_t i = from; i < N_BUCKETS && (double)first_of[i] < cap; i++) {
         double share = i == from ? left_of_bucket(i, n_so_far) : 1;
         double dies = alive * h[i] * share / (1 - h[i] * (1 - share));
-        double first = fmax((double)first_of(i), (double)n_so_far), end = (double)first_of(i + 1) - 1;
+        double first = fmax((double)first_of[i], (double)n_so_far), end = (double)first_of[i + 1] - 1;
         sum += dies * fmin(cap, (first + fmax(first, end)) / 2);
         alive -= dies;
     }

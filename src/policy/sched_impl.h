@@ -44,6 +44,7 @@ struct seq {
     double prefill_s;   /* predicted, of what it has to compute before its next token, when it was queued */
     uint32_t rows_left; /* to compute before its next token, while it runs: 0 if only one, */
     double left_s;      /* and their predicted seconds */
+    uint64_t end_step;  /* in the peak set */
     double itl_target_s, ttft_limit_s;
     uint64_t key;
     uint32_t flow;
@@ -143,6 +144,8 @@ struct forecast {
     double prefill_s;      /* and predicted seconds */
     double tightest_s;     /* of the running sequences' inter-token targets, */
     uint32_t n_tightest;   /* and how many have it */
+    double share;          /* of the time that prefill gets, */
+    uint64_t share_as_of;  /* and when that was found out: n_plans + 1 then */
     bool blocked;          /* the last plan left somebody waiting for want of memory or bandwidth */
 };
 
@@ -266,10 +269,10 @@ void forecast_stopped(struct sched *s, struct seq *q);
 void forecast_moved(struct sched *s, struct seq *q); /* n_past or n_tokens changed */
 void forecast_planned(struct sched *s);
 void forecast_committed(struct sched *s, double seconds);
-void forecast_produced(struct sched *s, const struct seq *q);
+void forecast_produced(struct sched *s, struct seq *q);
 void forecast_ended(struct sched *s, const struct seq *q, bool by_itself);
 double forecast_output_tokens(const struct sched *s, const struct seq *q); /* in all, as expected at its start */
-double forecast_wait_s(const struct sched *s, const struct seq *q); /* until the first token of one that arrives now */
+double forecast_wait_s(struct sched *s, const struct seq *q); /* until the first token of one that arrives now */
 
 /* memory_stats.c: gauges; the counters are kept where things happen. */
 void memory_stats_fill(const struct sched *s, struct memory_stats *out);

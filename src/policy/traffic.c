@@ -29,6 +29,17 @@ static void accumulate(struct traffic_load *l, const struct traffic_model *m, do
                        uint32_t n_tokens)
 {
     assert(n_tokens > 0);
+    if (n_tokens == 1) { /* by far the most frequent */
+        double seen = sign * ((double)n_past + 1);
+        l->full_positions += seen;
+        l->full_pairs += seen;
+        if (m->n_layer_window) {
+            seen = sign * fmin((double)n_past + 1, m->window);
+            l->window_positions += seen;
+            l->window_pairs += seen;
+        }
+        return;
+    }
     struct span full = span_of(n_past, n_tokens, UINT32_MAX, m->kv_block_rows);
     l->full_positions += sign * full.positions;
     l->full_pairs += sign * full.pairs;
