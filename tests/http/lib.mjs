@@ -5,8 +5,8 @@ import { fileURLToPath } from 'node:url';
 import path from 'node:path';
 import OpenAI from 'openai';
 
-const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
-const binary = process.env.WEIR_BIN || path.join(root, 'weir');
+export const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
+export const binary = process.env.WEIR_BIN || path.join(root, 'weir');
 const model = process.env.WEIR_TEST_MODEL; // another model than the bundled one
 const extra = (process.env.WEIR_TEST_ARGS || '').split(' ').filter(Boolean);
 

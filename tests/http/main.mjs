@@ -3,5 +3,6 @@ import './api.mjs';
 import './errors.mjs';
 import './connections.mjs';
 import './life.mjs';
+import './top.mjs';
 
 await runAll();
