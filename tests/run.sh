@@ -69,6 +69,7 @@ all)
     [ -f tests/py/run.py ] && sub "tools" /usr/bin/python3 tests/py/run.py
     [ -f tests/http/run.sh ] && sub "http" tests/http/run.sh
     [ -f tests/web/run.sh ] && sub "web" tests/web/run.sh
+    [ -f tests/deploy/run.sh ] && sub "deploy" tests/deploy/run.sh
     ;;
 esac
 echo "$passed passed, $failed failed, $skipped skipped"
