@@ -302,6 +302,18 @@ static int set_policy(struct job *j, const char *text, struct replay_run *run, s
     return fail;
 }
 
+/* --router, or what belongs to the policy: one that needs the traffic model looks at headroom, the field's at counts. */
+static int set_router(struct job *j, const struct replay_run *run, struct err *e)
+{
+    bool needs_model = false;
+    int fail = sched_policy_check(&run->policy, &needs_model, e);
+    const char *name = j->a->router ? j->a->router : needs_model ? "headroom" : "least-loaded";
+    j->config.router = strcmp(name, "headroom") ? REPLAY_ROUTE_LEAST_LOADED : REPLAY_ROUTE_HEADROOM;
+    if (!fail && j->config.router == REPLAY_ROUTE_LEAST_LOADED && strcmp(name, "least-loaded") != 0)
+        return err_set(e, WEIR_EINVAL, "--router is headroom or least-loaded, not '%s'", name);
+    return fail;
+}
+
 static int run_one(struct job *j, const char *policy, double rate_scale, struct err *e)
 {
     struct replay_run *run = &j->runs[j->report.n_runs];
@@ -310,6 +322,8 @@ static int run_one(struct job *j, const char *policy, double rate_scale, struct 
         own[i] = j->replicas[i].sched;
     *run = (struct replay_run){.rate_scale = rate_scale, .capacity = capacity(j->replicas, j->config.n_replicas)};
     int fail = set_policy(j, policy, run, e);
+    if (!fail)
+        fail = set_router(j, run, e);
     j->config.rate_scale = rate_scale;
     begin_bar(j, run->label);
     if (!fail)
@@ -565,6 +579,8 @@ int cmd_replay(int argc, char **argv)
         OPTION("policy", OPT_STR, &a.policies, "LIST",
                "weir, fcfs, vllm, contiguous, static, compute-first, files (default weir,vllm); each may have "
                "settings: vllm:max-step-tokens=2048:max-running=256:max-queued=64"),
+        OPTION("router", OPT_STR, &a.router, "NAME",
+               "which replica gets a request: headroom (default of weir) or least-loaded (default of others)"),
         OPTION("bandwidth-limit", OPT_F64, &a.bandwidth_limit, "F",
                "share of the inter-token target that weir plans to use (default 0.8)", .max = 1),
         OPTION("max-running", OPT_U32, &a.max_running, "N", "sequences in a step (default 256)", .min = 1,

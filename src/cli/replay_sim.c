@@ -45,6 +45,7 @@ struct sim {
     uint32_t n_heap;
     uint32_t next_arrival; /* in the trace, of those that come by themselves */
     uint32_t n_ended;
+    uint32_t chunk_tokens; /* of all replicas */
     struct rng rng;
     double now_s;
     struct replay_gauges gauges; /* of all replicas */
@@ -121,17 +122,6 @@ static void ended(struct sim *s, uint32_t i, enum replay_state state, enum sched
         heap_push(s, (struct later){.at_s = s->now_s + s->c->trace->requests[f - 1].arrival_s, .request = f - 1});
 }
 
-static struct replica *choose_replica(struct sim *s)
-{
-    struct replica *best = &s->replicas[0];
-    for (uint32_t i = 1; i < s->c->n_replicas; i++) {
-        struct replica *rep = &s->replicas[i];
-        if (rep->gauges.queued + rep->gauges.running < best->gauges.queued + best->gauges.running)
-            best = rep;
-    }
-    return best;
-}
-
 /* What a request states as its limit: what is known, else the default, else nothing. */
 static uint32_t stated_limit(const struct sim *s, const struct trace_request *t, const struct sched_config *sc)
 {
@@ -142,36 +132,68 @@ static uint32_t stated_limit(const struct sim *s, const struct trace_request *t,
     return limit < room ? limit : room;
 }
 
+/* The request as a replica's scheduler is told of it. */
+static struct sched_request request_for(const struct sim *s, uint32_t i, const struct replica *rep)
+{
+    const struct trace_request *t = &s->c->trace->requests[i];
+    return (struct sched_request){
+        .id = (uint64_t)i + 1,
+        .n_prompt = t->n_prompt,
+        .max_new_tokens = stated_limit(s, t, &s->c->replicas[rep - s->replicas].sched),
+        .chunk_hashes = s->live[i].hashes,
+        .n_chunk_hashes = t->n_prompt / s->chunk_tokens,
+        .priority = t->priority,
+        .key = t->key,
+    };
+}
+
+static struct replica *most_headroom(struct sim *s, uint32_t i)
+{
+    struct replica *best = &s->replicas[0];
+    double least = INFINITY;
+    for (uint32_t k = 0; k < s->c->n_replicas; k++) {
+        struct sched_headroom h;
+        struct sched_request r = request_for(s, i, &s->replicas[k]);
+        if (sched_headroom(s->replicas[k].sched, &r, &h) && h.share < least) {
+            least = h.share;
+            best = &s->replicas[k];
+        }
+    }
+    return best;
+}
+
+static struct replica *least_loaded(struct sim *s)
+{
+    struct replica *best = &s->replicas[0];
+    for (uint32_t i = 1; i < s->c->n_replicas; i++) {
+        struct replica *rep = &s->replicas[i];
+        if (rep->gauges.queued + rep->gauges.running < best->gauges.queued + best->gauges.running)
+            best = rep;
+    }
+    return best;
+}
+
 static struct replica *arrive(struct sim *s, uint32_t i)
 {
     const struct trace_request *t = &s->c->trace->requests[i];
-    struct replay_request *q = &s->r->requests[i];
     struct live *l = &s->live[i];
-    struct replica *rep = choose_replica(s);
-    const struct sched_config *sc = &s->c->replicas[rep - s->replicas].sched;
-    q->arrival_s = s->now_s;
+    struct replica *rep = &s->replicas[0];
+    s->r->requests[i].arrival_s = s->now_s;
     replay_result_point(s->r, s->now_s)->arrived += 1;
-    l->max_new_tokens = stated_limit(s, t, sc);
-
-    uint32_t n_chunks = (t->n_prompt + t->n_output) / sc->chunk_tokens;
+    uint32_t n_chunks = (t->n_prompt + t->n_output) / s->chunk_tokens;
     l->hashes = mem_array(n_chunks, sizeof *l->hashes);
     if (!l->hashes) {
         s->failed = err_set(s->e, WEIR_ENOMEM, "no memory for the chunk hashes of a request");
         return rep;
     }
     for (uint32_t k = 0; k < n_chunks; k++)
-        l->hashes[k] = trace_chunk_hash(s->c->trace, t, k, sc->chunk_tokens);
-    struct sched_request sr = {
-        .id = (uint64_t)i + 1,
-        .n_prompt = t->n_prompt,
-        .max_new_tokens = l->max_new_tokens,
-        .chunk_hashes = l->hashes,
-        .n_chunk_hashes = t->n_prompt / sc->chunk_tokens,
-        .priority = t->priority,
-        .key = t->key,
-    };
+        l->hashes[k] = trace_chunk_hash(s->c->trace, t, k, s->chunk_tokens);
+    if (s->c->n_replicas > 1)
+        rep = s->c->router == REPLAY_ROUTE_HEADROOM ? most_headroom(s, i) : least_loaded(s);
+    struct sched_request r = request_for(s, i, rep);
     struct sched_event refusal = {0};
-    if (sched_submit(rep->sched, &sr, s->now_s, &refusal)) {
+    l->max_new_tokens = r.max_new_tokens;
+    if (sched_submit(rep->sched, &r, s->now_s, &refusal)) {
         replay_result_point(s->r, s->now_s)->refused += 1;
         ended(s, i, REPLAY_REFUSED, refusal.reason);
     } else {
@@ -191,12 +213,12 @@ static double gauss(struct rng *r)
 /* Rows that the sequence's memory has room for. */
 static uint64_t held_tokens(const struct sim *s, const struct replica *rep, const struct plan_seq *ps)
 {
-    uint64_t chunk_tokens = s->c->replicas[rep - s->replicas].sched.chunk_tokens, n = ps->n_chunks;
+    uint64_t n = ps->n_chunks;
     if (rep->has_regions) {
         uint64_t most = (uint64_t)s->c->trace->requests[ps->id - 1].n_prompt + s->live[ps->id - 1].max_new_tokens - 1;
-        n = (most + chunk_tokens - 1) / chunk_tokens;
+        n = (most + s->chunk_tokens - 1) / s->chunk_tokens;
     }
-    return n * chunk_tokens;
+    return n * s->chunk_tokens;
 }
 
 static void start_step(struct sim *s, struct replica *rep)
@@ -256,7 +278,7 @@ static void take_events(struct sim *s, struct replica *rep)
 static void end_step(struct sim *s, struct replica *rep)
 {
     struct replay_result *r = s->r;
-    uint32_t chunk_tokens = s->c->replicas[rep - s->replicas].sched.chunk_tokens, n_generated = 0;
+    uint32_t n_generated = 0;
     for (uint32_t k = 0; k < rep->plan.n_seqs; k++) {
         const struct plan_seq *ps = &rep->plan.seqs[k];
         const struct trace_request *t = &s->c->trace->requests[ps->id - 1];
@@ -268,10 +290,10 @@ static void end_step(struct sim *s, struct replica *rep)
         rep->outcomes[k] = (struct seq_outcome){
             .sampled = ps->samples,
             .finished = ps->samples && l->n_out >= t->n_output,
-            .n_chunk_hashes = (ps->n_past + ps->n_tokens) / chunk_tokens,
+            .n_chunk_hashes = (ps->n_past + ps->n_tokens) / s->chunk_tokens,
         };
-        if (rep->outcomes[k].n_chunk_hashes < t->n_prompt / chunk_tokens)
-            rep->outcomes[k].n_chunk_hashes = t->n_prompt / chunk_tokens;
+        if (rep->outcomes[k].n_chunk_hashes < t->n_prompt / s->chunk_tokens)
+            rep->outcomes[k].n_chunk_hashes = t->n_prompt / s->chunk_tokens;
     }
     double bytes = traffic_bytes(&rep->cost);
     replay_result_step(r, s->now_s, rep->step_s, bytes, traffic_flops(&rep->cost));
@@ -371,7 +393,7 @@ int replay_run(const struct replay_config *c, struct replay_result *out, struct 
 {
     assert(c->n_replicas >= 1 && c->n_replicas <= REPLAY_MAX_REPLICAS && c->rate_scale > 0);
     *out = (struct replay_result){0};
-    struct sim s = {.c = c, .r = out, .rng = {c->seed}, .e = e};
+    struct sim s = {.c = c, .r = out, .chunk_tokens = c->replicas[0].sched.chunk_tokens, .rng = {c->seed}, .e = e};
     s.failed = setup(&s);
     for (uint64_t k = 0; !s.failed && turn(&s); k++) {
         if (c->progress && k % 65536 == 0)

@@ -41,7 +41,7 @@ struct replay_config {
     const struct trace *trace;
     struct traffic_model model;
     const struct replay_replica *replicas;
-    uint32_t n_replicas;
+    uint32_t n_replicas; /* all with the same chunk_tokens */
     enum replay_router router;
     double rate_scale;                          /* arrivals come this many times faster */
     uint32_t max_new_tokens;                    /* the limit of requests that state none */

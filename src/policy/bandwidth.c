@@ -293,6 +293,27 @@ void stage_expire(struct sched *s, struct draft *d)
 
 /* --- admission -------------------------------------------------------------------------------------------------- */
 
+/* q at the future peak, without n_shared chunks that others hold. */
+static struct peak_seq newcomer(const struct sched *s, const struct seq *q, uint32_t n_shared)
+{
+    return (struct peak_seq){.id = q->id,
+                             .base_step = s->forecast.n_plans,
+                             .base_tokens = q->n_tokens - n_shared * s->config.chunk_tokens,
+                             .end_step = s->forecast.n_plans + expected_remaining(s, q)};
+}
+
+void forecast_headroom(struct sched *s, struct seq *q, struct sched_headroom *out)
+{
+    uint32_t n_idle, n_ready = kv_count_ready(s, q, &n_idle);
+    struct peak_seq p = newcomer(s, q, n_ready - n_idle);
+    uint64_t peak = peak_chunks(&s->forecast.peak, s->forecast.n_plans, &p);
+    double positions = (double)(peak + n_ready - n_idle) * s->config.chunk_tokens;
+    q->prefill_s = predict_prefill_s(s, q);
+    out->kv_share = (double)peak / (s->pool.n_chunks - s->retention.pinned.n);
+    out->bandwidth_share = decode_step_s(s, s->running.n + 1, positions) / (s->config.bandwidth_limit * target_s(s, q));
+    out->wait_s = (s->forecast.prefill_s + queue_all_s(s) + q->prefill_s) / prefill_share(s);
+}
+
 /* Does a peak of so many chunks fit the pool, and a decode step at it the bandwidth? n_cached of q's chunks are not among
  * them, as others hold them. If not, what it waits for is noted. */
 static bool fits(struct sched *s, const struct seq *q, uint64_t peak, uint32_t n_cached)
@@ -310,15 +331,12 @@ static bool fits(struct sched *s, const struct seq *q, uint64_t peak, uint32_t n
 /* Would the peak of memory and the step at that peak stay within bounds with q? */
 static bool admits(struct sched *s, const struct seq *q)
 {
-    uint32_t n_idle, n_ready = kv_count_ready(s, q, &n_idle), chunk_tokens = s->config.chunk_tokens;
+    uint32_t n_idle, n_ready = kv_count_ready(s, q, &n_idle);
     /* What is held and promised now must fit: predictions do not bind the present. */
     uint64_t needed = chunks_for(s, q->n_tokens) - n_ready + n_idle, peak;
     if (needed + s->running.n / 4 > kv_available(s))
         return false;
-    struct peak_seq p = {.id = q->id,
-                         .base_step = s->forecast.n_plans,
-                         .base_tokens = q->n_tokens - (n_ready - n_idle) * chunk_tokens,
-                         .end_step = s->forecast.n_plans + expected_remaining(s, q)};
+    struct peak_seq p = newcomer(s, q, n_ready - n_idle);
     if (peak_upper(&s->forecast.peak, s->forecast.n_plans, &p, &peak) && fits(s, q, peak, n_ready - n_idle))
         return true; /* all ends at once would fit */
     peak = peak_chunks(&s->forecast.peak, s->forecast.n_plans, &p);

@@ -220,28 +220,26 @@ static void place(struct sched *s, const struct seq *q)
     queue_push(s, slot);
 }
 
-int sched_submit(struct sched *s, const struct sched_request *r, double now_s, struct sched_event *refusal)
+/* The request as a sequence that waits; or why it can never run here. */
+static int make_seq(const struct sched *s, const struct sched_request *r, struct seq *out, enum sched_reason *reason)
 {
     const struct sched_config *c = &s->config;
-    advance(s, now_s);
-    s->stats.n_submitted++;
-    *refusal = (struct sched_event){.id = r->id, .state = SCHED_REFUSED};
+    *reason = SCHED_REASON_NONE;
     if (r->id == 0 || r->n_prompt == 0 || r->max_new_tokens == 0 || r->n_prompt_logits > r->n_prompt ||
         r->n_chunk_hashes > r->n_prompt / c->chunk_tokens || index_map_find(&s->by_id, r->id) != INDEX_NONE)
-        return refuse(s, refusal, WEIR_EINVAL, SCHED_REASON_NONE);
+        return WEIR_EINVAL;
+    *reason = SCHED_REFUSED_TOO_LONG;
     if (r->n_prompt >= c->max_context)
-        return refuse(s, refusal, WEIR_ELIMIT, SCHED_REFUSED_TOO_LONG);
+        return WEIR_ELIMIT;
     uint32_t room = c->max_context - r->n_prompt;
     uint32_t max_tokens = r->n_prompt + (r->max_new_tokens < room ? r->max_new_tokens : room);
+    *reason = SCHED_REFUSED_NEVER_FITS;
     if (chunks_for(s, max_tokens - 1) > c->n_chunks) /* the last token is never read back */
-        return refuse(s, refusal, WEIR_ELIMIT, SCHED_REFUSED_NEVER_FITS);
-    if (s->n_queued + s->ended.n >= c->max_queued)
-        return refuse(s, refusal, WEIR_EBUSY, SCHED_REFUSED_QUEUE_FULL);
-
+        return WEIR_ELIMIT;
     const struct sched_class *class = sched_class_of(s, r->priority);
-    struct seq q = {
+    *out = (struct seq){
         .id = r->id,
-        .arrival = s->n_arrivals++,
+        .arrival = s->n_arrivals,
         .priority = r->priority,
         .n_prompt = r->n_prompt,
         .max_tokens = max_tokens,
@@ -250,13 +248,29 @@ int sched_submit(struct sched *s, const struct sched_request *r, double now_s, s
         .hashes = r->chunk_hashes,
         .n_hashes = c->prefix_cache ? r->n_chunk_hashes : 0,
         .n_tokens = r->n_prompt,
-        .submitted_s = now_s,
+        .submitted_s = s->now_s,
         .key = r->key,
         .itl_target_s = r->itl_target_s > 0 ? r->itl_target_s : class->itl_target_s,
         .ttft_limit_s = class->ttft_limit_s,
     };
-    if (r->ttft_limit_s > 0 && (q.ttft_limit_s == 0 || r->ttft_limit_s < q.ttft_limit_s))
-        q.ttft_limit_s = r->ttft_limit_s;
+    if (r->ttft_limit_s > 0 && (out->ttft_limit_s == 0 || r->ttft_limit_s < out->ttft_limit_s))
+        out->ttft_limit_s = r->ttft_limit_s;
+    return 0;
+}
+
+int sched_submit(struct sched *s, const struct sched_request *r, double now_s, struct sched_event *refusal)
+{
+    struct seq q;
+    enum sched_reason reason;
+    advance(s, now_s);
+    s->stats.n_submitted++;
+    *refusal = (struct sched_event){.id = r->id, .state = SCHED_REFUSED};
+    int rc = make_seq(s, r, &q, &reason);
+    if (rc)
+        return refuse(s, refusal, rc, reason);
+    if (s->n_queued + s->ended.n >= s->config.max_queued)
+        return refuse(s, refusal, WEIR_EBUSY, SCHED_REFUSED_QUEUE_FULL);
+    s->n_arrivals++;
     forecast_queued(s, &q);
     s->pipeline.order(s, &q);
     if ((s->pipeline.traits & NODE_REFUSES_LATE) && q.ttft_limit_s > 0) {
@@ -269,6 +283,20 @@ int sched_submit(struct sched *s, const struct sched_request *r, double now_s, s
     talk_submitted(s, &q);
     place(s, &q);
     return 0;
+}
+
+bool sched_headroom(struct sched *s, const struct sched_request *r, struct sched_headroom *out)
+{
+    struct seq q;
+    enum sched_reason reason;
+    *out = (struct sched_headroom){0};
+    if (!s->config.has_model || make_seq(s, r, &q, &reason))
+        return false;
+    forecast_headroom(s, &q, out);
+    out->share = fmax(out->kv_share, out->bandwidth_share);
+    if (q.ttft_limit_s > 0)
+        out->share = fmax(out->share, out->wait_s / q.ttft_limit_s);
+    return true;
 }
 
 void sched_cancel(struct sched *s, uint64_t id, double now_s)

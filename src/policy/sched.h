@@ -210,6 +210,17 @@ void sched_destroy(struct sched *s);
  * Ended requests whose event was not taken yet count as waiting ones. */
 int sched_submit(struct sched *s, const struct sched_request *r, double now_s, struct sched_event *refusal);
 
+/* How full this device would be with one more request: what admission by bandwidth tests, as shares of its limits, 1
+ * being the limit. Of several devices the one with the least `share` has the most headroom for it. False if it could
+ * never run here, or without a traffic model. Nothing is decided or kept. */
+struct sched_headroom {
+    double kv_share;        /* of the pool, at the future peak of the predicted lengths */
+    double bandwidth_share; /* of bandwidth_limit times the inter-token target, a decode step at that peak */
+    double wait_s;          /* predicted, until its first token, behind all that wait */
+    double share;           /* the largest of these, with wait_s over its limit of the first token if it has one */
+};
+bool sched_headroom(struct sched *s, const struct sched_request *r, struct sched_headroom *out);
+
 /* The id may be unknown or ended already: then nothing happens. A SCHED_CANCELLED event follows otherwise, at once or,
  * for a sequence of a plan that is out, with the commit. */
 void sched_cancel(struct sched *s, uint64_t id, double now_s);

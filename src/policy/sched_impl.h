@@ -272,6 +272,7 @@ void forecast_committed(struct sched *s, double seconds);
 void forecast_produced(struct sched *s, struct seq *q);
 void forecast_ended(struct sched *s, const struct seq *q, bool by_itself);
 double forecast_output_tokens(const struct sched *s, const struct seq *q); /* in all, as expected at its start */
+void forecast_headroom(struct sched *s, struct seq *q, struct sched_headroom *out);
 double forecast_wait_s(struct sched *s, const struct seq *q); /* until the first token of one that arrives now */
 
 /* memory_stats.c: gauges; the counters are kept where things happen. */
