@@ -19,7 +19,7 @@
 #define MAX_TEMPLATE_BYTES ((size_t)4 << 20)
 #define BANDWIDTH_PROBE_BYTES ((size_t)256 << 20) /* several times the last-level cache of one thread's share */
 #define BANDWIDTH_PROBE_S 0.15
-#define GUESSED_FLOPS_PER_BYTE 10.0 /* of a CPU; steps teach the real figure */
+#define ARITHMETIC_PROBE_S 0.05
 
 void load_config_default(struct load_config *c)
 {
@@ -196,6 +196,19 @@ static int size_kv(struct loaded *l, const struct load_config *c, struct err *e)
     return 0;
 }
 
+/* The type that most of the weights' bytes have. */
+static enum tensor_type main_weight_type(const struct gguf *file)
+{
+    uint64_t bytes[TENSOR_TYPE_COUNT] = {0};
+    enum tensor_type most = gguf_tensor_at(file, 0)->type;
+    for (uint64_t i = 0; i < gguf_n_tensors(file); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(file, i);
+        bytes[t->type] += t->n_bytes;
+        most = bytes[t->type] > bytes[most] ? t->type : most;
+    }
+    return most;
+}
+
 /* What the scheduler knows of the model and believes of the machine: its read bandwidth, measured now for a moment, and
  * a rough guess of its arithmetic. Steps correct both. */
 static int describe_work(struct loaded *l, const struct load_config *c, struct err *e)
@@ -214,9 +227,13 @@ static int describe_work(struct loaded *l, const struct load_config *c, struct e
     r = device_cpu_read_bandwidth(c->threads, BANDWIDTH_PROBE_BYTES, BANDWIDTH_PROBE_S, &bytes_per_s, e);
     if (r)
         return r;
+    double flops_per_s = 0;
+    r = device_cpu_matmul_rate(main_weight_type(l->model->file), c->threads, ARITHMETIC_PROBE_S, &flops_per_s, e);
+    if (r)
+        return r;
     sc->has_model = true;
-    sc->device = (struct calibrate_prior){
-        .bytes_per_s = bytes_per_s, .matmul_flops_per_s = GUESSED_FLOPS_PER_BYTE * bytes_per_s, .confidence = 0.2};
+    sc->device =
+        (struct calibrate_prior){.bytes_per_s = bytes_per_s, .matmul_flops_per_s = flops_per_s, .confidence = 0.2};
     return 0;
 }
 
@@ -286,7 +303,7 @@ static int start_engine(struct loaded *l, const struct load_config *c, struct er
         d->progress_user = &progress;
     }
     int r = size_kv(l, c, e);
-    if (!r && strcmp(c->policy, "fcfs"))
+    if (!r)
         r = describe_work(l, c, e);
     progress.began_s = clock_monotonic_s();
     return r ? r : engine_create(&l->engine, l->forward, l->tokenizer, &l->config, e);

@@ -19,7 +19,8 @@ struct serve_config {
     double idle_timeout_s, header_timeout_s, drain_timeout_s;
     const char *tls_cert, *tls_key, *key_file, *metrics_key;
     bool no_metrics;
-    const char *usage_file, *currency;
+    const char *usage_file, *currency, *resctrl;
+    bool no_hardware_counters;
     uint32_t usage_max_rows;
     double price;
     struct option_list keys, origins, names;
@@ -130,9 +131,25 @@ static struct weir_info server_info(const struct serve_config *c, const struct l
     };
 }
 
+/* NULL where the machine offers none; then the counted bytes stand alone. */
+static struct bandwidth_counter *open_counter(const struct serve_config *c)
+{
+    struct bandwidth_counter *counter = NULL;
+    struct err e;
+    if (c->no_hardware_counters)
+        return NULL;
+    if (bandwidth_counter_open(&counter, c->resctrl, BANDWIDTH_COUNTER_PMUS, &e))
+        LOG(LOG_INFO, "no hardware counters of memory bandwidth", {"why", log_str(e.msg)});
+    else
+        LOG(LOG_INFO, "memory bandwidth is counted by hardware too",
+            {"source", log_str(bandwidth_counter_name(counter))});
+    return counter;
+}
+
 static int serve(const struct serve_config *c, const struct auth *auth, struct ledger *ledger, struct loaded *l,
                  struct err *e)
 {
+    struct bandwidth_counter *counter = open_counter(c);
     static const char *const none[] = {NULL};
     const char *const own[] = {l->model->name, NULL};
     const char *const *names = c->names.n ? c->names.items : own;
@@ -161,18 +178,22 @@ static int serve(const struct serve_config *c, const struct auth *auth, struct l
                     .peak_flops_per_s = l->config.sched.device.matmul_flops_per_s,
                     .price_per_bandwidth_hour = c->price},
         .ledger = ledger,
+        .counter = counter,
         .n_prepare_threads = c->prepare_threads,
         .drain_timeout_s = c->drain_timeout_s,
         .no_metrics = c->no_metrics,
     };
     struct server *s;
     int r = server_create(&s, &sc, e);
-    if (r)
+    if (r) {
+        bandwidth_counter_close(counter);
         return r;
+    }
     announce(c, s, l, names[0]);
     r = server_run(s);
     load_stop_engine(l);
     server_destroy(s);
+    bandwidth_counter_close(counter);
     libevent_global_shutdown();
     return r;
 }
@@ -214,7 +235,8 @@ int cmd_serve(int argc, char **argv)
                              .drain_timeout_s = 60,
                              .usage_max_rows = 131072,
                              .price = -1,
-                             .currency = "USD"};
+                             .currency = "USD",
+                             .resctrl = BANDWIDTH_COUNTER_RESCTRL};
     load_config_default(&c.load);
     c.load.record_max_bytes = (size_t)1 << 30;
     const struct option_def defs[] = {
@@ -255,6 +277,10 @@ int cmd_serve(int argc, char **argv)
         OPTION("price-per-bandwidth-hour", OPT_F64, &c.price, "MONEY",
                "of the machine's whole memory bandwidth for an hour (default: no prices)"),
         OPTION("currency", OPT_STR, &c.currency, "NAME", "of that price, to be shown (default USD)"),
+        OPTION("resctrl", OPT_STR, &c.resctrl, "DIR",
+               "where resctrl is mounted, to read the memory bandwidth that the hardware counts (default "
+               "/sys/fs/resctrl)"),
+        OPTION("no-hardware-counters", OPT_FLAG, &c.no_hardware_counters, NULL, "do not look for such counters"),
         LOAD_OPTIONS(&c.load),
         OPTIONS_TITLE("Flight recorder"),
         OPTION("record", OPT_STR, &c.load.record_path, "FILE",

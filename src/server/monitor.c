@@ -100,7 +100,11 @@ static const struct monitor_sample *sample_before(const struct monitor *m, doubl
 struct monitor_rates monitor_rates(const struct monitor *m, double seconds)
 {
     struct monitor_sample now = take_sample(m);
-    return between(sample_before(m, m->looked_s - seconds), &now);
+    const struct monitor_sample *last = &m->samples[(m->n_samples - 1) % MONITOR_SAMPLES];
+    struct monitor_rates r = between(sample_before(m, m->looked_s - seconds), &now);
+    /* Read when samples are taken, and not in between. */
+    r.hardware_bytes_per_s = between(sample_before(m, last->t_s - seconds), last).hardware_bytes_per_s;
+    return r;
 }
 
 double monitor_sustained_bytes_per_s(const struct monitor *m)

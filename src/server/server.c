@@ -118,7 +118,9 @@ static void handle_metrics(struct server *s, struct http_request *r, const struc
                                 .connections = http_server_connections(s->http),
                                 .busy_connections = http_server_busy(s->http) - 1, /* without this one */
                                 .listeners = pages_listeners(s->pages),
-                                .uptime_s = clock_monotonic_s() - s->started_s};
+                                .uptime_s = clock_monotonic_s() - s->started_s,
+                                .hardware_source =
+                                    s->config.counter ? bandwidth_counter_name(s->config.counter) : NULL};
     bool open_metrics = metrics_wants_open(http_request_header(r, "Accept"));
     struct buf text;
     buf_init(&text, (size_t)4 << 20);
@@ -309,6 +311,8 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
     double now = clock_monotonic_s();
     if (now - s->monitor_tick_s >= 0.45) { /* ticks come more often while draining */
         s->monitor_tick_s = now;
+        if (s->config.counter)
+            s->monitor.hardware_bytes = bandwidth_counter_bytes(s->config.counter);
         monitor_tick(&s->monitor, now, clock_wall_s());
         pages_tick(s->pages, now);
         if (++s->n_ticks % 2 == 0)
@@ -422,6 +426,7 @@ int server_create(struct server **out, const struct server_config *c, struct err
     s->started_s = clock_monotonic_s();
     monitor_init(&s->monitor, c->engine, &c->figures, s->started_s);
     metrics_init(&s->metrics, c->info.max_context);
+    s->monitor.has_hardware = c->counter != NULL;
     s->monitor.on_step = on_step;
     s->monitor.user = s;
     event_set_log_callback(on_libevent_log);

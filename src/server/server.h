@@ -11,6 +11,7 @@
 #define WEIR_SERVER_SERVER_H
 
 #include "base/err.h"
+#include "device/bandwidth_counter.h"
 #include "engine/engine.h"
 #include "model/chat.h"
 #include "server/auth.h"
@@ -31,6 +32,7 @@ struct server_config {
     struct weir_info info;     /* info.model is the first of models */
     struct monitor_figures figures;
     struct ledger *ledger;
+    struct bandwidth_counter *counter; /* of the machine's memory controllers; NULL: none */
     bool no_metrics;
 
     uint32_t n_prepare_threads;

@@ -160,6 +160,7 @@ static void render_state(struct pages *p, struct buf *out, bool with_history)
                             .running = p->running,
                             .queued = p->queued,
                             .health = health_of(s),
+                            .hardware_source = s->config.counter ? bandwidth_counter_name(s->config.counter) : NULL,
                             .now_s = clock_monotonic_s(),
                             .wall_s = clock_wall_s(),
                             .interval_s = PAGES_INTERVAL_S,
