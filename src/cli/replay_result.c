@@ -72,10 +72,14 @@ void replay_result_advance(struct replay_result *r, double from_s, double to_s, 
 
 void replay_result_gap(struct replay_result *r, double gap_s)
 {
-    static const double per_log = 50.49834979187701; /* 1 / ln(GAP_RATIO) */
-    double i = gap_s > GAP_MIN_S ? log(gap_s / GAP_MIN_S) * per_log : 0;
-    r->gaps.counts[i < REPLAY_GAP_BUCKETS - 1 ? (uint32_t)i : REPLAY_GAP_BUCKETS - 1]++;
-    r->gaps.n++;
+    struct replay_gaps *g = &r->gaps;
+    if (gap_s != g->last_s) {
+        double i = gap_s > GAP_MIN_S ? log(gap_s / GAP_MIN_S) / log(GAP_RATIO) : 0;
+        g->last_bucket = i < REPLAY_GAP_BUCKETS - 1 ? (uint32_t)i : REPLAY_GAP_BUCKETS - 1;
+        g->last_s = gap_s;
+    }
+    g->counts[g->last_bucket]++;
+    g->n++;
 }
 
 void replay_result_step(struct replay_result *r, double at_s, double busy_s, double bytes, double flops)

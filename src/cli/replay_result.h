@@ -32,6 +32,8 @@ struct replay_request {
 #define REPLAY_GAP_BUCKETS 1024
 struct replay_gaps {
     uint64_t n, counts[REPLAY_GAP_BUCKETS];
+    double last_s; /* and its bucket: those that decode together have the same gaps */
+    uint32_t last_bucket;
 };
 
 struct replay_point {                             /* sums over one span of the time series; doubles only */
