@@ -19,6 +19,8 @@ export interface Queued {
   id: string; key: string; waited_s: number; prompt_tokens: number; priority: number; reason: string; preempted: boolean;
 }
 
+interface Reservations { base_bytes: number; predicted_bytes: number; speculative_bytes: number; limit_bytes: number; kept: number; expired: number; revoked: number }
+
 export interface Columns { interval_s: number; time_s: number[]; [name: string]: number | (number | null)[] }
 
 export interface State {
@@ -47,7 +49,7 @@ export interface State {
     evicted: Record<string, number>; prefetch: Record<string, number> | null;
     map: { chunks_per_cell: number; cells: [owner: number, cells: number][] };
   };
-  pressure: { level: number; levels: string[]; reservations: Record<string, number> | null };
+  pressure: { level: number; levels: string[]; level_s?: number[]; cause?: string; reservations: Reservations | null };
   running: Running[];
   queue: { length: number; blocked_by: string | null; head_waited_s: Maybe; requests: Queued[] };
   latency: { window_s: number; ttft_p50_s: Maybe; ttft_p95_s: Maybe; itl_p50_s: Maybe; itl_p95_s: Maybe };

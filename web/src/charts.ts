@@ -86,7 +86,8 @@ export function createCharts(
       const plot = el('div', { class: 'plot', vars: { '--h': `${spec.height + (n === all.length - 1 ? 22 : 0)}px` } });
       root.append(el('div', { class: 'chart' },
         el('div', { class: 'title' }, el('b', null, spec.title),
-          ...spec.lines.map((l, k) => el('span', null, el('i', { class: 'swatch', vars: { '--c': `var(${l.color})` } }), l.label, ' ', values[k]))),
+          ...spec.lines.map((l, k) => el('span', null, el('i', { class: 'swatch', vars: { '--c': `var(${l.color})` } }), l.label, ' ', values[k])),
+          spec.limit && el('span', { class: 'limit' })),
         plot));
       legends.push(values);
       return new uPlot(options(spec, n, plot), [[], ...spec.lines.map(() => [])] as uPlot.AlignedData, plot);
@@ -180,6 +181,7 @@ export function createCharts(
     all.forEach((spec, k) => spec.lines.forEach((l, s) => {
       text(legends[k][s], h.length ? spec.text(l.value(i)) : f.NONE);
     }));
+    text(root.querySelector('.limit') as Element, h.limit ? `- - admission limit ${f.pct(h.limit)}` : '');
   }
 
   build();

@@ -58,7 +58,7 @@ export function explain(h: History, i: number): Explanation {
   const causes: Cause[] = [];
   const add = (color: string, text: string) => causes.push({ color, text });
   const d = h.detail[i];
-  const usual = h.usualStepS(h.t[i] - 60, h.t[i] + 60);
+  const usual = h.usualStepS(h.t[i] - 120, h.t[i]); // of before: so that what was said stays said
   let verdict = d && stepCauses(d, usual, add);
   byteCauses(h, i, add);
   if (d) {

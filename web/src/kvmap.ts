@@ -67,7 +67,7 @@ export function createKvMap() {
     c.clearRect(0, 0, w, h);
     fit(owners.length, w, h);
     const { cols } = grid, gap = grid.w > 5 ? 1 : grid.w > 3 ? 0.5 : 0;
-    const free = css('--sunk'), cached = css('--cached'), shared = css('--ink'), line = css('--line');
+    const free = css('--sunk'), cached = css('--cached'), shared = css('--soft'), line = css('--line');
     for (let i = 0; i < owners.length; i++) {
       const o = owners[i], x = (i % cols) * grid.w, y = Math.floor(i / cols) * grid.h;
       c.globalAlpha = pointed == null || pointed === o ? 1 : 0.22;
@@ -130,7 +130,7 @@ export function createKvMap() {
       canvas.setAttribute('aria-label', `KV chunks: ${k.active} in use, ${k.cached} cached, ${k.free} free`);
       const legend = $('kv-legend');
       if (!legend.children.length) {
-        for (const [name, color] of [['in use', '--c-weights'], ['shared', '--ink'], ['cached', '--cached'], ['free', '--line']])
+        for (const [name, color] of [['in use', '--c-weights'], ['shared', '--soft'], ['cached', '--cached'], ['free', '--line']])
           legend.append(el('li', null, el('i', { class: 'swatch', vars: { '--c': `var(${color})` } }), el('span', null, name)));
       }
       const shared = owners.reduce((a, o) => a + (o === SHARED ? 1 : 0), 0) * s.kv.map.chunks_per_cell;

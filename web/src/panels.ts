@@ -60,6 +60,8 @@ export function renderFigures(s: State | null): void {
 
 /* ---- Queue and pressure ---- */
 
+const words = (name: string) => name.replace(/[-_]/g, ' ');
+
 function renderQueue(s: State): void {
   const q = s.queue;
   text($('queue-sum'), q.length ? `${f.plural(q.length, 'request')}, the first for ${f.secs(q.head_waited_s)}` : 'nobody waits');
@@ -83,9 +85,11 @@ function renderQueue(s: State): void {
 
 function renderPressure(s: State): void {
   const { level, levels } = s.pressure;
-  text($('pressure-sum'), level > 0 ? `${levels[level]}` : 'none');
+  const spent = s.pressure.level_s ?? [], all = spent.reduce((a, b) => a + b, 0);
+  text($('pressure-sum'), level > 0 ? `${words(levels[level])}${s.pressure.cause ? `, ${words(s.pressure.cause)}` : ''}` : 'none');
   const ladder = $('ladder');
-  keyed(ladder, levels.map((name, i) => ({ name, i })), (l) => l.name, (l) => el('li', null, l.name.replace(/_/g, ' ')), (e, l) => {
+  keyed(ladder, levels.map((name, i) => ({ name, i })), (l) => l.name, (l) => el('li', null, el('span', null, words(l.name)), el('span', null)), (e, l) => {
+    text(e.children[1], all > 0 ? f.pct(spent[l.i] / all) : '');
     attr(e, 'data-on', l.i === level ? (level ? 'now' : 'calm') : l.i < level && l.i > 0 ? 'past' : '');
     if (l.i === level) attr(e, 'aria-current', 'step');
     else e.removeAttribute('aria-current');
@@ -93,6 +97,15 @@ function renderPressure(s: State): void {
 }
 
 /* ---- Hits and misses ---- */
+
+// Memory held for conversations that will probably go on.
+function reserved(s: State): [name: string, value: string, meter: number | null][] {
+  const r = s.pressure.reservations;
+  if (!r?.limit_bytes) return [];
+  const made = r.kept + r.expired + r.revoked;
+  return [['Reserved for next turns', `${f.bytes(r.speculative_bytes)} of ${f.bytes(r.limit_bytes)}`, r.limit_bytes ? r.speculative_bytes / r.limit_bytes : 0],
+    ['Of these were used', f.pct(made ? r.kept / made : null), null]];
+}
 
 function renderHits(s: State): void {
   const k = s.kv, r = s.requests;
@@ -102,6 +115,7 @@ function renderHits(s: State): void {
     ['Room in use holding tokens', f.pct(k.fragmentation == null ? null : 1 - k.fragmentation), k.fragmentation == null ? 0 : 1 - k.fragmentation],
     ...k.tiers.slice(1).map((t): [string, string, number | null] => [`Tier ${t.name}`, f.bytes(t.used_bytes), t.used_bytes / Math.max(1, t.capacity_bytes)]),
     ...(k.prefetch ? Object.entries(k.prefetch).map(([n, v]): [string, string, number | null] => [`Prefetch, ${n.replace(/_/g, ' ')}`, f.count(v), null]) : []),
+    ...reserved(s),
     ['Prediction, mean error', f.pct(s.prediction.mean_error), null],
     ['Evicted chunks', f.count(Object.values(k.evicted).reduce((a, b) => a + b, 0)), null],
     ['Preemptions', f.count(r.preemptions), null],
