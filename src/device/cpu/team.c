@@ -172,12 +172,13 @@ void team_interleave_memory(const struct team *t, void *p, size_t n_bytes)
     place_memory(t, hwloc_topology_get_topology_cpuset(t->topology), p, n_bytes, HWLOC_MEMBIND_INTERLEAVE, 0);
 }
 
-/* What the process may run on. hwloc leaves out what cgroups forbid; the affinity mask is taken off here. */
+/* What the calling thread may run on: hwloc leaves out what cgroups forbid; the affinity mask is taken off here. Other
+ * threads of the process (a sanitiser's, a library's) may have masks of their own. */
 static hwloc_bitmap_t allowed_set(hwloc_topology_t topology)
 {
     hwloc_bitmap_t set = hwloc_bitmap_dup(hwloc_topology_get_allowed_cpuset(topology));
     hwloc_bitmap_t mask = hwloc_bitmap_alloc();
-    if (set && mask && hwloc_get_cpubind(topology, mask, HWLOC_CPUBIND_PROCESS) == 0 &&
+    if (set && mask && hwloc_get_cpubind(topology, mask, HWLOC_CPUBIND_THREAD) == 0 &&
         hwloc_bitmap_intersects(set, mask))
         hwloc_bitmap_and(set, set, mask);
     hwloc_bitmap_free(mask);
