@@ -62,12 +62,18 @@ static int check_step(const struct device *d, const struct step *s, struct err *
 int device_start(struct device *d, const struct step *s, struct err *e)
 {
     int rc = check_step(d, s, e);
-    return rc ? rc : d->ops->start(d, s, e);
+    if (rc)
+        return rc;
+    d->current = *s;
+    return d->ops->start(d, s, e);
 }
 
 int device_wait(struct device *d, struct step_result *out, struct err *e)
 {
-    return d->ops->wait(d, out, e);
+    int rc = d->ops->wait(d, out, e);
+    for (uint32_t i = 0; !rc && !d->ops->samples && d->current.sample && i < d->current.n_seqs; i++)
+        d->current.sample(d->current.sample_user, i, out->logits);
+    return rc;
 }
 
 void device_copy_chunk(struct device *d, uint32_t src, uint32_t dst, uint32_t n_tokens)

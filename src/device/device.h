@@ -47,6 +47,10 @@ struct step {
     const int32_t *tokens;       /* [n_rows] */
     const struct step_seq *seqs; /* [n_seqs] */
     const uint32_t *output_rows; /* [n_outputs], ascending: rows whose logits are wanted */
+    /* Called once for each sequence when all logits [n_outputs][n_vocab] are there, at the end of the step: by the
+     * device's threads, for several sequences at once. For work that shares out well: sampling. May be NULL. */
+    void (*sample)(void *user, uint32_t seq, const float *logits);
+    void *sample_user;
 };
 
 /* What the step really moved, counted where it was moved, in bytes. */
@@ -65,10 +69,12 @@ struct device {
     const struct device_ops *ops;
     const struct model *model;
     struct device_config config; /* as the device runs it: n_threads resolved */
+    struct step current;         /* the step that was started */
 };
 
 struct device_ops {
     const char *name;
+    bool samples; /* calls step.sample itself; else device_wait does */
     void (*destroy)(struct device *d);
     int (*start)(struct device *d, const struct step *s, struct err *e);
     int (*wait)(struct device *d, struct step_result *out, struct err *e);

@@ -82,10 +82,11 @@ static int take_memory(struct engine *en, const struct engine_config *c, struct 
     en->row_tokens = mem_array(en->config.max_step_tokens, sizeof *en->row_tokens);
     en->output_rows = mem_array(en->config.max_step_outputs, sizeof *en->output_rows);
     en->seq_outputs = mem_array(en->config.max_running, sizeof *en->seq_outputs);
+    en->seq_last_output = mem_array(en->config.max_running, sizeof *en->seq_last_output);
     en->seqs = mem_array(en->config.max_running, sizeof *en->seqs);
     en->outcomes = mem_array(en->config.max_running, sizeof *en->outcomes);
     if (!en->gens || !en->cancels || !en->arrivals || !en->row_tokens || !en->output_rows || !en->seq_outputs ||
-        !en->seqs || !en->outcomes)
+        !en->seq_last_output || !en->seqs || !en->outcomes)
         return err_set(e, WEIR_ENOMEM, "no memory for an engine of %u requests", en->n_slots);
     return 0;
 }
@@ -107,6 +108,7 @@ static void free_engine(struct engine *en)
     free(en->row_tokens);
     free(en->output_rows);
     free(en->seq_outputs);
+    free(en->seq_last_output);
     free(en->seqs);
     free(en->outcomes);
     free(en);

@@ -34,6 +34,7 @@ struct gen {
     uint64_t hash_root;
 
     struct sampler *sampler;
+    struct sample sample; /* of the step that runs */
     struct detokenizer detokenizer;
     struct stop_matcher stop; /* its text: what was decoded and not sent yet */
 
@@ -105,6 +106,8 @@ struct engine {
     int32_t *row_tokens;          /* [max_step_tokens] */
     uint32_t *output_rows;        /* [max_step_outputs] */
     uint32_t *seq_outputs;        /* [max_running]: outputs of each sequence of the plan */
+    uint32_t *seq_last_output;    /* [max_running]: the last of them */
+    const struct plan *plan;      /* that runs */
     struct step_seq *seqs;        /* [max_running] */
     struct seq_outcome *outcomes; /* [max_running] */
     struct engine_stats stats;
@@ -132,8 +135,11 @@ void gen_event_init(const struct gen *g, struct gen_event *ev);
 void gen_begin_echo(struct gen *g, struct engine *en);
 void gen_echo_next(struct gen *g, const float *logits); /* the next prompt token, from the logits before it */
 
-/* Samples, delivers, and says whether the output ended (g->finish). False if it goes on. */
-bool gen_next_token(struct gen *g, struct engine *en, const float *logits, double now_s);
+/* Chooses the next token. By any one thread, while nobody else touches g. */
+void gen_sample(struct gen *g, const struct tokenizer *t, const float *logits);
+
+/* Delivers what gen_sample chose, and says whether the output ended (g->finish). False if it goes on. */
+bool gen_next_token(struct gen *g, struct engine *en, double now_s);
 
 /* The terminal event. g->finish is set. */
 void gen_deliver_end(struct gen *g, const struct sched_event *why);

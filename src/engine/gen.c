@@ -207,15 +207,21 @@ static bool add_text(struct gen *g, const struct sample *sample)
     return true;
 }
 
-bool gen_next_token(struct gen *g, struct engine *en, const float *logits, double now_s)
+void gen_sample(struct gen *g, const struct tokenizer *t, const float *logits)
+{
+    uint32_t n_output = g->n_tokens - g->n_prompt;
+    if (!g->prompt_only)
+        sampler_sample(g->sampler, logits, n_output < g->min_new_tokens ? t : NULL, &g->sample);
+}
+
+bool gen_next_token(struct gen *g, struct engine *en, double now_s)
 {
     if (g->prompt_only) {
         g->finish = FINISH_LENGTH;
         return true;
     }
-    struct sample sample;
+    struct sample sample = g->sample;
     uint32_t n_output = g->n_tokens - g->n_prompt;
-    sampler_sample(g->sampler, logits, n_output < g->min_new_tokens ? en->tokenizer : NULL, &sample);
     g->tokens[g->n_tokens++] = sample.id;
     if (n_output == 0)
         g->first_token_s = now_s;

@@ -124,9 +124,23 @@ static uint32_t list_outputs(const struct gen *g, const struct plan_seq *p, uint
     return n;
 }
 
+/* Called by the device's threads during the step, which leave everything else of the engine alone. */
+static void sample_seq(void *engine, uint32_t seq, const float *logits)
+{
+    struct engine *en = engine;
+    const struct plan_seq *p = &en->plan->seqs[seq];
+    if (p->samples)
+        gen_sample(en->gens[slot_of(p->id)], en->tokenizer, logits + (size_t)en->seq_last_output[seq] * en->n_vocab);
+}
+
 static struct step build_step(struct engine *en, const struct plan *plan, double now_s)
 {
-    struct step s = {.tokens = en->row_tokens, .seqs = en->seqs, .output_rows = en->output_rows};
+    struct step s = {.tokens = en->row_tokens,
+                     .seqs = en->seqs,
+                     .output_rows = en->output_rows,
+                     .sample = sample_seq,
+                     .sample_user = en};
+    en->plan = plan;
     for (uint32_t i = 0; i < plan->n_seqs; i++) {
         const struct plan_seq *p = &plan->seqs[i];
         struct gen *g = en->gens[slot_of(p->id)];
@@ -144,6 +158,7 @@ static struct step build_step(struct engine *en, const struct plan *plan, double
                                         .n_chunks = p->n_chunks};
         en->seq_outputs[i] = list_outputs(g, p, s.n_rows, en->output_rows + s.n_outputs);
         s.n_outputs += en->seq_outputs[i];
+        en->seq_last_output[i] = s.n_outputs - 1;
         s.n_rows += p->n_tokens;
         s.n_seqs++;
     }
@@ -170,7 +185,7 @@ static void process_outputs(struct engine *en, const struct plan *plan, const fl
                 continue;
             }
             o->sampled = true;
-            o->finished = gen_next_token(g, en, logits, now_s);
+            o->finished = gen_next_token(g, en, now_s);
         }
         recorder_outcome(en->recorder, p, o, is_first, g->hashes + n_known, g->n_hashes - n_known);
     }

@@ -249,7 +249,7 @@ static const float *adjust(struct sampler *s, const float *logits, const struct 
 /* The total order of candidates: by logit, the lower id first on a tie. */
 static bool better(struct candidate a, struct candidate b)
 {
-    return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+    return (a.logit > b.logit) | ((a.logit == b.logit) & (a.id < b.id));
 }
 
 static void swap(struct candidate *a, struct candidate *b)
@@ -271,11 +271,14 @@ static size_t best_prefix(struct candidate *c, size_t n, double target)
         swap(&c[pivot], &c[hi - 1]);
         size_t mid = lo;
         double left = 0;
-        for (size_t i = lo; i < hi - 1; i++) {
-            if (better(c[i], c[hi - 1])) {
-                left += (double)c[i].weight;
-                swap(&c[i], &c[mid++]);
-            }
+        const struct candidate p = c[hi - 1];
+        for (size_t i = lo; i < hi - 1; i++) { /* without a branch: half of them would be guessed wrong */
+            struct candidate v = c[i];
+            bool is_better = better(v, p);
+            c[i] = c[mid];
+            c[mid] = v;
+            mid += is_better;
+            left += is_better ? (double)v.weight : 0;
         }
         swap(&c[mid], &c[hi - 1]);
         if (before + left >= target) {
@@ -325,11 +328,89 @@ static int by_rank(const void *a, const void *b)
 static double weigh(struct candidate *c, size_t n, float max, float scale)
 {
     double sum = 0;
-    for (size_t i = 0; i < n; i++) {
-        c[i].weight = expf((c[i].logit - max) * scale);
-        sum += (double)c[i].weight;
+    for (size_t i = 0; i < n; i += 64) {
+        float part[64];
+        size_t k = n - i < 64 ? n - i : 64;
+        for (size_t j = 0; j < k; j++)
+            part[j] = c[i + j].logit;
+        scan_exp(part, k, max, scale, part);
+        for (size_t j = 0; j < k; j++) {
+            c[i + j].weight = part[j];
+            sum += (double)part[j];
+        }
     }
     return sum;
+}
+
+/* All tokens with a logit above `above`, and those equal to it up to `last_id`, by rising id; c has room for n. */
+static size_t collect(const float *x, size_t n, float above, token_id last_id, struct candidate *c)
+{
+    size_t len = 0;
+    for (size_t i = 0; i < n; i++) {
+        c[len] = (struct candidate){.logit = x[i], .id = (token_id)i};
+        len += (x[i] > above) | ((x[i] == above) & ((token_id)i <= last_id));
+    }
+    return len;
+}
+
+/* Logits counted in steps of 1/WEIGHT_STEPS of the exponent below the best: how far down the tokens of a given
+ * probability reach, and above which logit all of them surely belong to those. */
+#define WEIGHT_STEPS 64
+#define N_WEIGHT_STEPS (87 * WEIGHT_STEPS)
+
+struct reach {
+    float all_above, none_below; /* logits; the border lies between them */
+};
+
+static struct reach find_reach(const float *x, size_t n, float max, float scale, double target)
+{
+    uint32_t counts[N_WEIGHT_STEPS + 1] = {0};
+    float steps = scale * WEIGHT_STEPS;
+    for (size_t i = 0; i < n; i++) {
+        float step = (max - x[i]) * steps;
+        counts[step < N_WEIGHT_STEPS ? (int)step : N_WEIGHT_STEPS]++;
+    }
+    /* A step's tokens weigh between its two ends, and rounding moves a token by less than a step. */
+    double least = 0, most = 0;
+    size_t inside = 0, outside = 0;
+    for (; outside < N_WEIGHT_STEPS && least < target; outside++) {
+        double most_each = exp(-((double)outside - 1) / WEIGHT_STEPS);
+        least += counts[outside] * exp(-((double)outside + 2) / WEIGHT_STEPS);
+        most += counts[outside] * most_each;
+        if (most < target)
+            inside = outside + 1;
+    }
+    return (struct reach){
+        .all_above = inside > 1 ? max - (float)(inside - 1) / steps : INFINITY,
+        .none_below = outside < N_WEIGHT_STEPS ? max - (float)(outside + 2) / steps : -INFINITY,
+    };
+}
+
+/* The same where the set is large: only the tokens around its border are ranked. By rising id. */
+static size_t select_many(const float *x, size_t n, float max, float scale, double target, struct candidate *c)
+{
+    struct reach r = find_reach(x, n, max, scale, target);
+    size_t len = collect(x, n, r.none_below, INT32_MAX, c), inside = 0;
+    if (weigh(c, len, max, scale) < target) { /* logits so large that steps drown in their rounding */
+        len = collect(x, n, -INFINITY, INT32_MAX, c);
+        weigh(c, len, max, scale);
+    }
+    double sum = 0;
+    for (size_t i = 0; i < len; i++) {
+        if (c[i].logit > r.all_above) {
+            sum += (double)c[i].weight;
+            swap(&c[i], &c[inside++]);
+        }
+    }
+    size_t ranked = best_prefix(c + inside, len - inside, target - sum);
+    if (!ranked)
+        return best_prefix(c, len, target);
+    struct candidate worst = c[inside];
+    for (size_t i = inside; i < inside + ranked; i++)
+        worst = better(worst, c[i]) ? c[i] : worst;
+    len = collect(x, n, worst.logit, worst.id, c);
+    weigh(c, len, max, scale);
+    return len;
 }
 
 /* The smallest set of most probable tokens that holds top_p of the whole vocabulary's probability, weighed. */
@@ -339,11 +420,7 @@ static size_t select_top_p(struct sampler *s, const float *x, float max, float s
     double target = (double)s->p.top_p * scan_sum_exp(x, s->n_vocab, max, scale, NULL);
     size_t len = select_best(x, s->n_vocab, FIRST_CUT, c);
     double sum = weigh(c, len, max, scale);
-    if (sum < target) {
-        len = select_best(x, s->n_vocab, s->n_vocab, c);
-        weigh(c, len, max, scale);
-    }
-    return best_prefix(c, len, target);
+    return sum < target ? select_many(x, s->n_vocab, max, scale, target, c) : best_prefix(c, len, target);
 }
 
 /* The tokens that top_k, top_p and min_p leave, weighed by their probability over that of the best. */
@@ -383,7 +460,11 @@ static size_t select_candidates(struct sampler *s, const float *x, float max, fl
 
 static token_id draw_candidate(struct sampler *s, struct candidate *c, size_t n)
 {
-    qsort(c, n, sizeof *c, by_id);
+    bool sorted = true;
+    for (size_t i = 1; sorted && i < n; i++)
+        sorted = c[i - 1].id < c[i].id;
+    if (!sorted)
+        qsort(c, n, sizeof *c, by_id);
     double sum = 0;
     for (size_t i = 0; i < n; i++)
         sum += (double)c[i].weight;

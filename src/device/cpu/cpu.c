@@ -40,6 +40,8 @@ static void run_step(void *user, uint32_t thread)
             break;
         }
     }
+    for (uint32_t i = thread; c->step.sample && i < c->step.n_seqs; i += c->n_threads)
+        c->step.sample(c->step.sample_user, i, c->logits);
     if (thread == 0)
         c->end_s = clock_monotonic_s();
 }
@@ -113,6 +115,7 @@ static void cpu_destroy(struct device *d)
 
 static const struct device_ops cpu_ops = {
     .name = "cpu",
+    .samples = true,
     .destroy = cpu_destroy,
     .start = cpu_start,
     .wait = cpu_wait,
