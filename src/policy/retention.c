@@ -12,6 +12,7 @@
 #define PRIOR_RATE 0.002 /* takings per chunk-second before anything is known: once in some minutes */
 #define REFRESH 32       /* releases after which the rates are computed anew */
 #define KEEP 0.994       /* weight left of old observations then: half after about 3,700 releases */
+#define REVALUE_S 0.1    /* values change slowly: a tenth of the first age is soon enough */
 #define MAX_RATIO 8.0    /* of a class's hazard to that of all, carried on to ages where it was not seen yet */
 
 enum { CLASS_PREEMPTED, CLASS_SHARED, CLASS_SHARED_MUCH, CLASS_TURNS };
@@ -268,7 +269,7 @@ static uint32_t choose(struct retention *r)
 {
     if (!r->by_value)
         return r->idle[0][0].first;
-    if (r->valued_s < r->now_s || r->n_releases >= REFRESH) {
+    if (r->now_s - r->valued_s > REVALUE_S || r->n_releases >= REFRESH) {
         grow_all_old(r);
         if (r->n_releases >= REFRESH)
             refresh_rates(r);

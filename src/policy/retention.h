@@ -76,7 +76,7 @@ struct retention {
     double mean_release;  /* chunks that a sequence leaves */
     uint32_t n_releases;  /* since the rates were last computed */
 
-    double valued_s; /* the time for which candidates hold */
+    double valued_s; /* when the candidates were last valued, all of them */
     double candidate_value[RETENTION_CLASSES];
     uint8_t candidate_age[RETENTION_CLASSES]; /* RETENTION_AGES: the class is empty */
 
