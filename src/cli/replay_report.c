@@ -229,6 +229,19 @@ static void set_numbers(json_t *o, const struct replay_run *run)
         json_object_set_new(o, counts[i].name, json_integer((json_int_t)counts[i].v));
 }
 
+static json_t *predictions_json(const struct calibration_stats *c)
+{
+    double peaks = c->n_peaks ? (double)c->n_peaks : 1;
+    json_t *coverage = json_pack("{s:f, s:f, s:f, s:f}", "p50", c->length_coverage[0], "p80", c->length_coverage[1],
+                                 "p90", c->length_coverage[2], "p95", c->length_coverage[3]);
+    return json_pack("{s:o, s:I, s:f, s:f, s:I, s:I, s:f, s:f, s:f, s:f}", "length_coverage", coverage, "lengths",
+                     (json_int_t)c->n_lengths, "continuation_brier", c->continuation_brier, "continuation_rate",
+                     c->continuation_rate, "continuations", (json_int_t)c->n_continuations, "peaks",
+                     (json_int_t)c->n_peaks, "peak_mean_error", c->peak_error_sum / peaks, "peak_mean_abs_error",
+                     c->peak_abs_error_sum / peaks, "peak_under_share", (double)c->n_peaks_under / peaks,
+                     "peak_over_share", (double)c->n_peaks_over / peaks);
+}
+
 static json_t *run_json(const struct replay_run *run)
 {
     const struct replay_summary *s = &run->summary;
@@ -247,6 +260,7 @@ static json_t *run_json(const struct replay_run *run)
     json_object_set_new(o, "distribution",
                         json_pack("{s:o, s:o, s:o}", "ttft_s", curve_json(s->ttft_curve_s), "mean_itl_s",
                                   curve_json(s->mean_itl_curve_s), "e2e_s", curve_json(s->e2e_curve_s)));
+    json_object_set_new(o, "predictions", predictions_json(&run->result.sched.memory.calibration));
     json_object_set_new(o, "series", series_json(run));
     return o;
 }

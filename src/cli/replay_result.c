@@ -1,6 +1,7 @@
 #include "cli/replay_result.h"
 
 #include "base/mem.h"
+#include "policy/predict.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -28,6 +29,11 @@ void replay_result_finish(struct replay_result *r)
 {
     free(r->requests);
     *r = (struct replay_result){0};
+}
+
+static double share(double part, double whole)
+{
+    return whole > 0 ? part / whole : 0;
 }
 
 /* --- while it runs ---------------------------------------------------------------------------------------------- */
@@ -94,6 +100,24 @@ void replay_result_step(struct replay_result *r, double at_s, double busy_s, dou
     r->n_steps++;
 }
 
+/* Means are weighed by what they are of. */
+static void add_calibration(struct calibration_stats *sum, const struct calibration_stats *x)
+{
+    double lengths = (double)(sum->n_lengths + x->n_lengths), own = (double)x->n_lengths;
+    for (int i = 0; i < LENGTH_N_LEVELS; i++)
+        sum->length_coverage[i] += share((x->length_coverage[i] - sum->length_coverage[i]) * own, lengths);
+    double turns = (double)(sum->n_continuations + x->n_continuations), own_turns = (double)x->n_continuations;
+    sum->continuation_brier += share((x->continuation_brier - sum->continuation_brier) * own_turns, turns);
+    sum->continuation_rate += share((x->continuation_rate - sum->continuation_rate) * own_turns, turns);
+    sum->n_lengths += x->n_lengths;
+    sum->n_continuations += x->n_continuations;
+    sum->n_peaks += x->n_peaks;
+    sum->n_peaks_under += x->n_peaks_under;
+    sum->n_peaks_over += x->n_peaks_over;
+    sum->peak_error_sum += x->peak_error_sum;
+    sum->peak_abs_error_sum += x->peak_abs_error_sum;
+}
+
 void replay_result_add_stats(struct replay_result *r, const struct sched_stats *x)
 {
     struct sched_stats *sum = &r->sched;
@@ -113,6 +137,7 @@ void replay_result_add_stats(struct replay_result *r, const struct sched_stats *
     sum->n_steps += x->n_steps;
     sum->prediction.n += x->prediction.n;
     sum->prediction.abs_sum += x->prediction.abs_sum;
+    add_calibration(&sum->memory.calibration, &x->memory.calibration);
 }
 
 /* --- afterwards ------------------------------------------------------------------------------------------------- */
@@ -170,11 +195,6 @@ static double count(const struct replay_result *r, const struct replay_slo *slo,
         last_s = fmax(last_s, q->arrival_s);
     }
     return last_s;
-}
-
-static double share(double part, double whole)
-{
-    return whole > 0 ? part / whole : 0;
 }
 
 int replay_summarise(const struct replay_result *r, const struct replay_slo *slo, const struct replay_capacity *c,
