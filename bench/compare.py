@@ -9,8 +9,9 @@ DIR holds llama-bench, llama-batched-bench and llama-server. Every run is one pr
 threads; each line of the output is one run. Several of these can run side by side on disjoint cores.
 
 suites:
-  single   prefill of 512 and 2048 tokens, decode of one stream
-  batched  decode of 1 to 32 streams, 128 tokens each
+  decode   one stream, five runs in a process, nothing else
+  single   prefill (--prompts), decode of one stream
+  batched  decode of several streams (--streams), 128 tokens each
   long     decode of 1 and 8 streams at 2k and 4k, keys and values in F16 and in 8 bits
   kv       weir alone: one stream at 32k, prefill at 4k
   mixed    weir alone: one stream at 8k with seven at 1k, and eight uniform ones with the same total
@@ -28,7 +29,6 @@ import time
 import urllib.error
 import urllib.request
 
-STREAMS = (1, 2, 4, 8, 16, 32)
 LONG = (2048, 4096)
 SERVE_CONTEXT = 2368  # of a request: 2048 tokens in, 256 out, some to spare
 SERVE_SLOTS = 8       # the peer's
@@ -39,6 +39,9 @@ class Runner:
         self.a = args
         self.cores = args.cores.split(",")
         self.threads = str(len(self.cores))
+        self.prompts = [int(n) for n in args.prompts.split(",")]
+        self.streams = [int(n) for n in args.streams.split(",")]
+        self.settings = [s.split(":") for s in args.peer_settings.split(",")]
 
     def pinned(self, argv, cores=None):
         return ["taskset", "-c", cores or self.a.cores, *argv]
@@ -76,18 +79,31 @@ def share(w):
     return {"read_gb_s": w["read_gb_s"], "step_bytes": w["step_bytes"]}
 
 
+def decode(r, model):
+    def weir():
+        w = r.weir_model(model, "--prompt", "16", "--gen", "32", "--repeat", "5")
+        yield row("weir", "decode", w["decode_tokens_s"], **share(w))
+
+    def peer():
+        out = r.output([r.peer_path("llama-bench"), "-m", model, "-t", r.threads, "-p", "0", "-n", "32", "-r", "5", "-fa",
+                        "0", "-o", "jsonl"], r.peer_env())
+        yield row("peer", "decode", statistics.median(json.loads(out)["samples_ts"]))
+
+    return weir, peer
+
+
 def single(r, model):
     def weir():
-        for n in (512, 2048):
-            w = r.weir_model(model, "--prompt", str(n), "--gen", "32" if n == 512 else "1", "--repeat", "1")
+        for i, n in enumerate(r.prompts):
+            w = r.weir_model(model, "--prompt", str(n), "--gen", "1" if i else "32")
             yield row("weir", f"prefill {n}", w["prefill_tokens_s"], gflop_s=w["prefill_gflop_s"])
-            if n == 512:
+            if not i:
                 yield row("weir", "decode", w["decode_tokens_s"], **share(w))
 
     def peer():
         # The first test takes the place of a warm-up, which would run each of them twice.
-        out = r.output([r.peer_path("llama-bench"), "-m", model, "-t", r.threads, "-p", "64,512,2048", "-n", "32", "-r",
-                        "1", "-fa", "0", "--no-warmup", "-o", "jsonl"], r.peer_env())
+        out = r.output([r.peer_path("llama-bench"), "-m", model, "-t", r.threads, "-p",
+                        ",".join(map(str, [64, *r.prompts])), "-n", "32", "-r", "1", "-fa", "0", "--no-warmup", "-o", "jsonl"], r.peer_env())
         for x in list(map(json.loads, out.splitlines()))[1:]:
             yield row("peer", f"prefill {x['n_prompt']}" if x["n_prompt"] else "decode", x["avg_ts"])
 
@@ -96,12 +112,12 @@ def single(r, model):
 
 def batched(r, model):
     def weir():
-        for n in STREAMS:
+        for n in r.streams:
             w = r.weir_model(model, "--prompt", "128", "--prefill", "128", "--gen", "16", "--streams", str(n))
             yield row("weir", f"streams {n}", w["decode_tokens_s"], **share(w), gflop_s=w["step_gflop"] / w["step_s"])
 
     def peer():
-        for x in r.peer_batched(model, 128, 16, STREAMS, max(STREAMS) * 192, "-fa", "off"):
+        for x in r.peer_batched(model, 128, 16, r.streams, max(r.streams) * 192, "-fa", "off"):
             yield row("peer", f"streams {x['pl']}", x["speed_tg"])
 
     return weir, peer
@@ -117,7 +133,7 @@ def long(r, model):
                     yield row("weir", f"{kv} {streams} x {n}", w["decode_tokens_s"], **share(w))
 
     def peer():
-        for kv, flash in (("f16", "off"), ("f16", "on"), ("q8_0", "on")):
+        for kv, flash in r.settings:
             for n in LONG:
                 for x in r.peer_batched(model, n, 16, (1, 8), 8 * (n + 64), "-fa", flash, "-ctk", kv, "-ctv", kv):
                     yield row("peer", f"{kv} {x['pl']} x {n}", x["speed_tg"], setting=f"fa {flash}")
@@ -193,7 +209,7 @@ def serve(r, model):
     return weir, peer
 
 
-SUITES = {f.__name__: f for f in (single, batched, long, kv, mixed, serve)}
+SUITES = {f.__name__: f for f in (decode, single, batched, long, kv, mixed, serve)}
 
 
 def run(a):
@@ -289,6 +305,10 @@ def parse(argv):
     p.add_argument("--client-core", metavar="N", help="of the load client (default: the server's cores)")
     p.add_argument("--repeats", type=int, default=5, help="runs of each (default 5)")
     p.add_argument("--time-limit", type=float, default=1e9, metavar="S", help="start nothing after S seconds")
+    p.add_argument("--prompts", default="512,2048", help="tokens, for single (default 512,2048)")
+    p.add_argument("--streams", default="1,2,4,8,16,32", help="for batched (default 1,2,4,8,16,32)")
+    p.add_argument("--peer-settings", default="f16:off,f16:on,q8_0:on", metavar="KV:FLASH,...",
+                   help="llama.cpp's, for long (default f16:off,f16:on,q8_0:on)")
     p.add_argument("--load-client", default="load.py", help="an OpenAI streaming load client, for serve")
     p.add_argument("--weir-serve", default="", metavar="OPTIONS", help="more options for weir serve")
     p.add_argument("--mode", choices=("all", "poisson"), help="only this half of serve")
