@@ -85,14 +85,24 @@ uint32_t engine_take_steps(struct engine *en, struct step_record *out, uint32_t 
 
 /* ---- views ---- */
 
-static void fill_seqs(struct engine *en, struct engine_seq *seqs, uint32_t n, uint32_t n_running)
+/* The time line of one that waits, up to now. */
+static void fill_wait(const struct engine *en, struct gen_usage *u, double waited_s)
+{
+    bool began = u->n_spans > 0;
+    gen_usage_span(u, began ? GEN_PREEMPTED : GEN_QUEUED, waited_s, 0, 0);
+    if (!began)
+        u->spans[0].reason = en->stats.sched.waiting_for;
+}
+
+static void fill_seqs(struct engine *en, struct engine_seq *seqs, uint32_t n, uint32_t n_running, bool queued)
 {
     const struct traffic_model *m = en->rates.model;
     double weights = m && n_running ? (traffic_layer_weight_bytes(m, n_running) + m->output_bytes) / n_running : 0;
     for (uint32_t i = 0; i < n; i++) {
         const struct gen *g = en->gens[slot_of(seqs[i].seq.id)];
-        seqs[i].traffic = g->usage.traffic;
-        seqs[i].device_s = g->usage.device_s;
+        seqs[i].usage = g->usage;
+        if (queued)
+            fill_wait(en, &seqs[i].usage, en->watch.view->now_s - g->submitted_s);
         seqs[i].next_token_bytes =
             m ? weights + m->embedding_row_bytes + traffic_decode_kv_bytes(m, seqs[i].seq.n_past) : 0;
     }
@@ -114,8 +124,8 @@ void watch_view(struct engine *en)
     v->n_queued = sched_view_queue(en->sched, list, ENGINE_VIEW_QUEUED);
     for (uint32_t i = 0; i < v->n_queued; i++)
         v->queued[i].seq = list[i];
-    fill_seqs(en, v->running, v->n_running, en->stats.sched.n_running);
-    fill_seqs(en, v->queued, v->n_queued, en->stats.sched.n_running + 1);
+    fill_seqs(en, v->running, v->n_running, en->stats.sched.n_running, false);
+    fill_seqs(en, v->queued, v->n_queued, en->stats.sched.n_running + 1, true);
     v->chunks_per_cell = (en->config.n_chunks + ENGINE_VIEW_CELLS - 1) / ENGINE_VIEW_CELLS;
     v->n_cells = sched_view_chunks(en->sched, v->chunks_per_cell, v->cells);
     atomic_store_explicit(&w->view_state, VIEW_READY, memory_order_release);

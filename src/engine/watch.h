@@ -34,8 +34,7 @@ uint32_t engine_take_steps(struct engine *en, struct step_record *out, uint32_t 
 
 struct engine_seq {
     struct sched_seq_view seq;
-    struct gen_traffic traffic; /* so far */
-    double device_s;
+    struct gen_usage usage;  /* so far; its spans reach up to now */
     double next_token_bytes; /* memory traffic: its KV and its part of the weights; 0 without a traffic model */
 };
 

@@ -17,7 +17,7 @@ double call_ttft_s(const struct call *c)
     return first_s > 0 ? first_s - c->arrived_s : -1;
 }
 
-static struct choice_record record_of(const struct choice *ch)
+struct choice_record call_choice_record(const struct choice *ch)
 {
     return (struct choice_record){.finish = ch->end.finish,
                                   .refusal = ch->end.refusal,
@@ -58,7 +58,7 @@ static void keep(struct call *c, double now_s)
         return; /* the record is a convenience */
     memcpy(r.id, c->id, sizeof r.id);
     for (uint32_t i = 0; i < n; i++)
-        r.choices[i] = record_of(&c->choices[i]);
+        r.choices[i] = call_choice_record(&c->choices[i]);
     records_add(&s->records, &r);
 }
 
@@ -87,7 +87,7 @@ void call_settle(struct call *c)
         return;
     c->settled = true;
     for (uint32_t i = 0; i < c->n_choices; i++) {
-        struct choice_record r = record_of(&c->choices[i]);
+        struct choice_record r = call_choice_record(&c->choices[i]);
         if (c->choices[i].submitted)
             request_sums_add(&c->sums, &r);
     }

@@ -109,6 +109,7 @@ void call_cancel(struct call *c);
 void call_free(struct call *c);
 
 /* call_account.c */
+struct choice_record call_choice_record(const struct choice *ch); /* of one that has ended */
 void call_settle(struct call *c);                 /* all choices have ended: sums, ledger, records, log */
 void call_put_timing(struct call *c, bool whole); /* the Server-Timing header */
 void call_put_trace(struct call *c);

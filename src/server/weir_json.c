@@ -279,7 +279,7 @@ static void put_running(struct json_out *o, const struct state_frame *f)
     for (uint32_t i = 0; f->view && i < f->view->n_running; i++) {
         const struct engine_seq *e = f->running[i].seq;
         const struct sched_seq_view *s = &e->seq;
-        uint64_t memory_bytes = gen_memory_bytes(&e->traffic);
+        uint64_t memory_bytes = gen_memory_bytes(&e->usage.traffic);
         json_begin_object(o, NULL);
         json_add_str(o, "id", f->running[i].id);
         json_add_str(o, "key", f->running[i].key);
@@ -514,12 +514,20 @@ static const char *reason_name(enum finish_reason f, enum sched_reason refusal)
                                  : NULL;
 }
 
+/* Of a choice: how it ended, or what it is doing. */
+static const char *choice_state(const struct choice_record *c)
+{
+    if (c->finish != FINISH_NONE)
+        return weir_state_name(c->finish);
+    return gen_phase_names[c->usage.n_spans ? c->usage.spans[c->usage.n_spans - 1].phase : GEN_QUEUED];
+}
+
 /* Times of a time line count from the request's arrival. */
 static void put_choice(struct json_out *o, const struct choice_record *c, uint32_t index, double offset_s)
 {
     json_begin_object(o, NULL);
     json_add_u64(o, "index", index);
-    json_add_str(o, "state", weir_state_name(c->finish));
+    json_add_str(o, "state", choice_state(c));
     json_add_str(o, "reason", reason_name(c->finish, c->refusal));
     json_add_u64(o, "output_tokens", c->n_output_tokens);
     json_begin_array(o, "timeline");
@@ -563,9 +571,8 @@ void weir_json_request(struct json_out *o, const struct request_record *r, const
     json_add_f64(o, "device_s", s->device_s);
     json_add_u64(o, "steps", s->n_steps);
     json_add_f64(o, "money", weir_money(f, r->bandwidth_s));
-    if (!live_state)
-        weir_json_times(o, r->prepare_s, s);
-    if (with_timeline && !live_state) {
+    weir_json_times(o, r->prepare_s, s);
+    if (with_timeline) {
         json_begin_array(o, "choices");
         for (uint32_t i = 0; i < r->n_choices && i < RECORD_CHOICES; i++)
             put_choice(o, &r->choices[i], i, r->prepare_s);

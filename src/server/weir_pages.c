@@ -173,7 +173,8 @@ static void render_state(struct pages *p, struct buf *out, bool with_history)
 /* ---- Requests ---- */
 
 /* A live request's sums so far, as far as the view shows it; returns its state. */
-static const char *live_record(const struct pages *p, const struct call *c, struct request_record *r)
+static const char *live_record(const struct pages *p, const struct call *c, struct request_record *r,
+                               struct choice_record *choices)
 {
     const struct engine_view *v = &p->view;
     const char *state = c->preparing ? "preparing" : "queued";
@@ -183,29 +184,38 @@ static const char *live_record(const struct pages *p, const struct call *c, stru
                                  .stream = !c->preparing && c->job.params.stream,
                                  .trace = c->trace,
                                  .arrived_wall_s = clock_wall_s() - (now_s - c->arrived_s),
+                                 .prepare_s = c->preparing ? 0 : c->job.seconds,
                                  .ttft_s = call_ttft_s(c),
                                  .total_s = now_s - c->arrived_s,
-                                 .n_choices = c->n_choices};
+                                 .n_choices = c->preparing ? 0 : c->n_choices,
+                                 .choices = choices};
     memcpy(r->id, c->id, sizeof r->id);
     for (uint32_t i = 0; i < c->n_choices; i++) {
         const struct engine_seq *e = NULL;
+        struct choice_record rec = {.finish = FINISH_NONE};
         bool runs = false;
         for (uint32_t k = 0; k < v->n_running && !e; k++)
             e = v->running[k].seq.id == c->choices[i].id ? &v->running[k] : NULL;
         runs = e != NULL;
         for (uint32_t k = 0; k < v->n_queued && !e; k++)
             e = v->queued[k].seq.id == c->choices[i].id ? &v->queued[k] : NULL;
-        if (!e || !c->choices[i].submitted)
+        if (!c->choices[i].submitted)
+            e = NULL;
+        if (c->choices[i].noticed)
+            rec = call_choice_record(&c->choices[i]);
+        else if (e)
+            rec = (struct choice_record){.n_output_tokens = e->seq.n_tokens - e->seq.n_prompt, .usage = e->usage};
+        request_sums_add(&r->sums, &rec);
+        if (i < RECORD_CHOICES)
+            choices[i] = rec;
+        if (!e)
             continue;
         if (runs)
             state = e->seq.n_tokens > e->seq.n_prompt ? "decode" : "prefill";
         else if (e->seq.n_preemptions)
             state = "preempted";
-        gen_traffic_add(&r->sums.traffic, &e->traffic);
-        r->sums.device_s += e->device_s;
         r->sums.prompt_tokens += i % c->job.params.n ? 0 : e->seq.n_prompt;
         r->sums.cached_tokens += i % c->job.params.n ? 0 : e->seq.n_cached;
-        r->sums.output_tokens += e->seq.n_tokens - e->seq.n_prompt;
     }
     r->bandwidth_s = peak > 0 ? (double)gen_memory_bytes(&r->sums.traffic) / peak : 0;
     return state;
@@ -230,9 +240,10 @@ static void render_requests(struct pages *p, struct buf *out, const struct auth_
     json_begin_array(&o, "data");
     for (const struct call *c = s->calls; c && n < limit; c = c->next) {
         struct request_record live;
+        struct choice_record choices[RECORD_CHOICES];
         if (!is_shown(s, c, key))
             continue;
-        const char *state = live_record(p, c, &live);
+        const char *state = live_record(p, c, &live, choices);
         weir_json_request(&o, &live, state, fig, false);
         n++;
     }
@@ -255,8 +266,9 @@ static void answer_request(struct pages *p, struct waiter *w)
     struct json_out o = json_out_begin(&body);
     for (const struct call *c = s->calls; c && !body.len; c = c->next) {
         struct request_record live;
+        struct choice_record choices[RECORD_CHOICES];
         if (is_shown(s, c, w->key) && !strcmp(c->id, w->id)) {
-            const char *state = live_record(p, c, &live);
+            const char *state = live_record(p, c, &live, choices);
             weir_json_request(&o, &live, state, fig, true);
         }
     }

@@ -81,7 +81,7 @@ test('stream: frames while it runs, with the sequences in them', async () => {
     assert.ok(['prefill', 'decode'].includes(q.phase));
     assert.ok(q.chunks > 0 && q.bytes_per_token > 0 && q.age_s > 0 && q.length_tokens > 0);
   }
-  const owners = new Set(all[2].kv.map.cells.map(([o]) => o));
+  const owners = new Set(all[1].kv.map.cells.map(([o]) => o));
   assert.ok(owners.has(0) && owners.has(-2));
   await s.idle();
 });
@@ -179,7 +179,15 @@ test('requests: the list, one, its time line, and live ones', async () => {
   const live = (await get(s, '/v1/weir/requests')).json.data[0];
   assert.ok(['prefill', 'decode'].includes(live.state), live.state);
   assert.ok(live.memory_bytes > 0);
-  assert.equal((await get(s, `/v1/weir/requests/${live.id}`)).json.id, live.id);
+  const { json: now } = await get(s, `/v1/weir/requests/${live.id}`);
+  assert.equal(now.id, live.id);
+  const [choice] = now.choices;
+  assert.equal(choice.state, now.state);
+  assert.equal(choice.timeline[0].phase, 'queued');
+  assert.equal(choice.timeline[1].phase, 'prefill');
+  assert.equal(choice.timeline.reduce((a, x) => a + x.bytes, 0), now.memory_bytes);
+  assert.ok(choice.timeline.at(-1).end_s <= now.total_s);
+  assert.ok(now.time.prefill_s > 0);
   abort.abort();
   await running;
   await s.idle();

@@ -1,5 +1,8 @@
 // Using the page: by keyboard, with a key, and to talk to the model.
 import assert from 'node:assert/strict';
+import { mkdtempSync, writeFileSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
 import { Server, sleep, test } from '../http/lib.mjs';
 import { live, load, poorContrast, textOf, withPage } from './lib.mjs';
 
@@ -74,6 +77,36 @@ test('web: pointing at a moment explains it; clicking keeps it', async () => {
   await s.stop();
 });
 
+test('web: a spike is explained: a long prompt beside others that decode', async () => {
+  const s = await Server.start('--itl-target', '2', '--max-step-tokens', '4096');
+  await withPage(`${s.url}/`, {}, async (page) => {
+    await live(page);
+    const ask = (prompt, max_tokens) => s.post('/v1/completions', { prompt, max_tokens, ignore_eos: true });
+    let stopped = false;
+    const others = [1, 2, 3].map(async (i) => {
+      while (!stopped) await ask(`count ${i}`, 1000);
+    });
+    await s.running(3);
+    await page.focus('#charts');
+    let seen = '';
+    for (let k = 1; k < 12 && !/A prompt’s/.test(seen); k++) { // on a busy machine it need not be the slowest step at once
+      const { json } = await ask(Array.from({ length: 1300 }, (_x, i) => (i * k) % 97).join(' '), 1);
+      assert.ok(json.usage.prompt_tokens > 2000);
+      await sleep(800);
+      await page.keyboard.press('End');
+      for (let i = 0; i < 3 && !/A prompt’s/.test(seen); i++) {
+        await page.keyboard.press('ArrowLeft');
+        seen = await textOf(page, '#explain .causes');
+      }
+    }
+    assert.match(seen, /A prompt’s [\d.]+(\sk)? tokens were computed beside \d decoding sequences?/);
+    assert.match(await page.getAttribute('#charts', 'aria-valuetext'), /slowest step took .* \d decoding and .* prompt tokens/);
+    stopped = true;
+    await Promise.all(others);
+  });
+  await s.stop();
+});
+
 test('web: a prompt, its stream and its timeline', async () => {
   const s = await Server.start();
   await withPage(`${s.url}/`, { quiet: /400/ }, async (page) => {
@@ -104,8 +137,10 @@ test('web: a prompt, its stream and its timeline', async () => {
 });
 
 test('web: a key is asked for, kept in the tab, and goes nowhere else', async () => {
-  const s = await Server.start('--api-key', 'sesame-7');
-  await withPage(`${s.url}/`, { quiet: /401/ }, async (page) => {
+  const file = path.join(mkdtempSync(path.join(os.tmpdir(), 'weir-keys-')), 'keys');
+  writeFileSync(file, 'sesame-7 name=boss admin\nguest-1 name=guest\n');
+  const s = await Server.start('--api-key-file', file);
+  await withPage(`${s.url}/`, { quiet: /401|403/ }, async (page) => {
     await page.waitForSelector('#key[open]');
     assert.equal(await textOf(page, '#key-error'), '');
     assert.deepEqual((await poorContrast(page)).poor, []);
@@ -114,6 +149,9 @@ test('web: a key is asked for, kept in the tab, and goes nowhere else', async ()
     await page.fill('#key-input', 'wrong');
     await page.keyboard.press('Enter');
     await page.waitForFunction(() => document.querySelector('#key-error').textContent.includes('does not know'));
+    await page.fill('#key-input', 'guest-1');
+    await page.keyboard.press('Enter');
+    await page.waitForFunction(() => document.querySelector('#key-error').textContent.includes('admin'));
     await page.fill('#key-input', 'sesame-7');
     await page.keyboard.press('Enter');
     await live(page);

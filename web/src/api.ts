@@ -65,7 +65,7 @@ export interface Request {
   id: string; key: string; kind: string; state: string; reason: string | null; stream: boolean; trace_id?: string | null;
   arrived_s: number; total_s: Maybe; ttft_s: Maybe; prompt_tokens: number; cached_tokens: number; output_tokens: number;
   bytes: Bytes; memory_bytes: number; flops: number; bandwidth_s: number; device_s: number; steps: number; money: Maybe;
-  time?: Record<string, number>; queued_for?: Record<string, number>; // once it ended
+  time: Record<string, number>; queued_for: Record<string, number>;
   choices?: { index: number; state: string; reason: string | null; output_tokens: number; timeline: Phase[] }[];
 }
 

@@ -61,7 +61,7 @@ function phaseTable(phases: Phase[], end: number): HTMLElement {
 
 // The longest part of its life, in a sentence.
 function why(r: Request): string {
-  const parts = Object.entries(r.time ?? {}).filter(([, v]) => v > 0).sort((a, b) => b[1] - a[1]);
+  const parts = Object.entries(r.time).filter(([, v]) => v > 0).sort((a, b) => b[1] - a[1]);
   if (!parts.length) return '';
   const [name, s] = parts[0];
   const total = parts.reduce((a, p) => a + p[1], 0);
@@ -69,20 +69,18 @@ function why(r: Request): string {
     prepare_s: 'being parsed and tokenised', queued_s: 'waiting in the queue', prefill_s: 'computing its prompt', decode_s: 'generating',
     preempted_s: 'preempted', stalled_s: 'left out of steps', tier_s: 'waiting for its memory from another tier',
   };
-  const reasons = Object.entries(r.queued_for ?? {}).sort((a, b) => b[1] - a[1]);
+  const reasons = Object.entries(r.queued_for).sort((a, b) => b[1] - a[1]);
   const because = name === 'queued_s' && reasons.length ? `, most of it ${REASONS[reasons[0][0]] ?? reasons[0][0]}` : '';
   return `${f.pct(s / total)} of its ${f.secs(total)} went into ${what[name] ?? name.replace(/_s$/, '')}${because}.`;
 }
 
 function requestBody(r: Request): HTMLElement {
-  const live = !ENDED.includes(r.state);
   const ends = (r.choices ?? []).flatMap((c) => c.timeline.map((p) => p.end_s ?? p.begin_s));
-  const end = Math.max(1e-4, r.total_s ?? 0, ...ends, ...(live ? [Date.now() / 1000 - r.arrived_s] : []));
+  const end = Math.max(1e-4, r.total_s ?? 0, ...ends);
   const fact = (name: string, value: string | null | undefined, color?: string) => (value == null ? []
     : [el('dt', null, color && el('i', { class: 'swatch', vars: { '--c': `var(${color})` } }), name), el('dd', null, value)]);
   return el('div', null,
     el('p', null, `${r.state}${r.reason ? `, ${(REASONS[r.reason] ?? r.reason).replace(/_/g, ' ')}` : ''}. `, why(r)),
-    ...(live ? [el('p', { class: 'soft' }, 'Its timeline is complete when it ends.')] : []),
     ...(r.choices ?? []).flatMap((c) => [
       el('h3', null, (r.choices as unknown[]).length > 1 ? `Choice ${c.index}` : 'Timeline'), lane(c.timeline, end, `choice ${c.index}`), phaseTable(c.timeline, end)]),
     el('h3', null, 'Bytes moved'),

@@ -33,7 +33,7 @@ function stepCauses(d: Detail, usual: number | null, add: (color: string, text: 
     add('--c-weights', `Only prompts: ${f.plural(s.prefill_rows, 'token')} of ${f.plural(s.prefill_sequences, 'sequence')}. Nobody was decoding.`);
   }
   if (surprise) {
-    add('--bad', `It took ${(s.seconds / s.predicted_s).toFixed(1)} times what its bytes and operations explain (${f.secs(s.predicted_s)}): the machine was busy elsewhere, or slower than it was.`);
+    add('--bad', `It took ${+(s.seconds / s.predicted_s).toPrecision(2)} times what its bytes and operations explain (${f.secs(s.predicted_s)}): the machine was busy elsewhere, or slower than it was.`);
   }
   if (s.preempted) add('--warn', `${f.plural(s.preempted, 'sequence')} preempted for it.`);
   if (s.copies) add('--c-move', `${f.plural(s.copies, 'chunk')} copied before it.`);

@@ -90,7 +90,7 @@ function show(seconds: number): void {
 
 async function refreshSlow(): Promise<void> {
   const now = Date.now() / 1000;
-  if (now - usageAt > USAGE_EVERY_S) {
+  if (now - usageAt > (usage?.data.length ? USAGE_EVERY_S : ENDED_EVERY_S)) {
     usageAt = now;
     usage = await get<Usage>('v1/weir/usage?bucket=total').catch(() => usage);
     if (state) renderCost(state, usage);
