@@ -132,9 +132,9 @@ static void continuation_learns(void **state)
     for (int i = 0; i < 5000; i++) {
         uint32_t turns = 1 + (uint32_t)rng_below(&r, 4);
         if (rng_unit(&r) < 0.2 * turns)
-            continuation_returned(&p, turns, exp(3 + 0.7 * normal(&r)));
+            continuation_returned(&p, turns, exp(3 + 0.7 * normal(&r)), continuation_probability(&p, turns, 0));
         else
-            continuation_expired(&p, turns, 3600);
+            continuation_expired(&p, turns, 3600, continuation_probability(&p, turns, 0));
     }
     for (uint32_t t = 1; t <= 4; t++)
         assert_true(fabs(continuation_probability(&p, t, 0) - 0.2 * t) < 0.05);
@@ -146,7 +146,7 @@ static void continuation_learns(void **state)
     assert_true(continuation_brier(&p) < 0.22);
     /* Stopping to watch after a second teaches nothing. */
     struct continuation_predictor q = p;
-    continuation_expired(&q, 2, 1);
+    continuation_expired(&q, 2, 1, 0.5);
     assert_memory_equal(&p, &q, sizeof p);
 }
 

@@ -34,6 +34,7 @@ void load_config_default(struct load_config *c)
                               .bandwidth_limit = 0.8,
                               .retention = "value",
                               .pin_limit = 0.1,
+                              .speculative_limit = 0.3,
                               .log_level = "info",
                               .log_format = "text"};
 }
@@ -289,7 +290,8 @@ static int start_engine(struct loaded *l, const struct load_config *c, struct er
                   .age_bound_s = c->age_bound_s,
                   .bandwidth_limit = c->bandwidth_limit,
                   .lru_retention = retention == 1,
-                  .pin_limit = c->pin_limit > 0 ? c->pin_limit : -1},
+                  .pin_limit = c->pin_limit > 0 ? c->pin_limit : -1,
+                  .speculative_limit = c->speculative_limit > 0 ? c->speculative_limit : -1},
         .device = {.n_threads = c->threads, .pin_threads = !c->no_pin, .kv_type = kv_type ? KV_Q8_0 : KV_F16},
         .max_inbox = c->max_queued + c->max_running,
         .record_path = c->record_path,

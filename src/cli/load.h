@@ -20,7 +20,7 @@ struct load_config {
     uint32_t max_running, max_queued, max_step_tokens, chunk_tokens;
     bool no_prefix_cache;
     const char *policy; /* "weir", "fcfs", a baseline, or a file */
-    double itl_target_s, itl_target_min_s, ttft_limit_s, age_bound_s, bandwidth_limit, pin_limit;
+    double itl_target_s, itl_target_min_s, ttft_limit_s, age_bound_s, bandwidth_limit, pin_limit, speculative_limit;
     const char *tier_priority, *tier_flex; /* lists of what they have of their own: itl, ttft, weight */
     const char *retention;
     const char *log_level, *log_format;
@@ -76,6 +76,8 @@ void load_config_default(struct load_config *c);
                .min = 0.001),                                                                                          \
         OPTION("bandwidth-limit", OPT_F64, &(c)->bandwidth_limit, "F",                                                 \
                "share of the target that a step may take at the predicted peak (default 0.8)", .min = 0.05, .max = 1), \
+        OPTION("speculative-limit", OPT_F64, &(c)->speculative_limit, "F",                                             \
+               "share of free memory and bandwidth kept for conversations that may go on (default 0.3)", .max = 1),    \
         OPTIONS_TITLE("Logs"),                                                                                         \
         OPTION("log-level", OPT_STR, &(c)->log_level, "LEVEL", "debug, info, warn, error or off (default info)"),      \
         OPTION("log-format", OPT_STR, &(c)->log_format, "FORMAT", "text or json (default text)")

@@ -262,6 +262,21 @@ static bool plan_step(struct engine *en, struct plan *plan)
     return planned;
 }
 
+/* A change of the pressure's level, with what caused it. */
+static void log_pressure(enum pressure_level was, const struct sched_stats *st)
+{
+    const struct pressure_stats *p = &st->memory.pressure;
+    if (p->level == was)
+        return;
+    LOG(p->level > was && p->level >= PRESSURE_STOP_ADMITTING ? LOG_WARN : LOG_INFO,
+        p->level > was ? "memory pressure rises" : "memory pressure falls",
+        {"from", log_str(pressure_level_names[was])}, {"to", log_str(pressure_level_names[p->level])},
+        {"cause", log_str(pressure_cause_names[p->level > was ? p->cause : PRESSURE_CAUSE_NONE])},
+        {"chunks_free", log_u64(st->chunks_free)}, {"chunks_cached", log_u64(st->chunks_cached)},
+        {"predicted_chunks", log_u64(st->memory.reserve.predicted_chunks)}, {"running", log_u64(st->n_running)},
+        {"queued", log_u64(st->n_queued)});
+}
+
 void *engine_run(void *engine)
 {
     struct engine *en = engine;
@@ -273,7 +288,9 @@ void *engine_run(void *engine)
         bool planned = !stopping && plan_step(en, &plan);
         if (planned)
             run_step(en, &plan);
+        enum pressure_level was = en->stats.sched.memory.pressure.level;
         sched_stats(en->sched, &en->stats.sched);
+        log_pressure(was, &en->stats.sched);
         watch_publish(en);
         watch_view(en);
         if (stopping)

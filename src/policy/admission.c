@@ -26,6 +26,7 @@ void admit_next(struct sched *s)
     uint32_t slot = s->queue.first;
     struct seq *q = &s->seqs[slot];
     if (q->n_preemptions == 0) {
+        q->started_s = s->now_s;
         s->stats.prefix_query_tokens += q->n_prompt;
         s->stats.n_admitted++;
         drain_note(&s->drain, s->now_s);

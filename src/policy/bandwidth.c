@@ -15,6 +15,10 @@
 #define QUANTILE_FEW 0.8
 #define FEW_SEQUENCES 16
 
+/* The peak is kept so many standard deviations of the predictions' error away from the pool's end. */
+#define ERROR_MARGIN 1.0
+#define LENGTH_ERROR_GAIN 0.01
+
 /* What recomputation costs follows the fitted speed of the device, every so many steps. */
 #define RECOMPUTE_COST_EVERY 256
 
@@ -146,6 +150,7 @@ void forecast_started(struct sched *s, struct seq *q)
     if (!s->config.has_model)
         return;
     add_to_peak(s, q);
+    q->predicted_tokens = q->n_tokens + (uint32_t)(q->end_step - f->n_plans);
     count_prefill(s, q, rows_left(q));
     if (s->running.n == 1 || q->itl_target_s < f->tightest_s) {
         f->tightest_s = q->itl_target_s;
@@ -211,6 +216,10 @@ void forecast_ended(struct sched *s, const struct seq *q, bool by_itself)
 {
     if (!s->config.has_model || q->n_tokens == q->n_prompt)
         return;
+    if (by_itself && q->predicted_tokens > 0) {
+        double error = (double)q->n_tokens - q->predicted_tokens;
+        s->forecast.length_error2 += LENGTH_ERROR_GAIN * (error * error - s->forecast.length_error2);
+    }
     struct length_class c = class_of(q);
     length_observe(s->forecast.lengths, &c, q->n_tokens - q->n_prompt, !by_itself);
 }
@@ -314,18 +323,40 @@ void forecast_headroom(struct sched *s, struct seq *q, struct sched_headroom *ou
     out->wait_s = (s->forecast.prefill_s + queue_all_s(s) + q->prefill_s) / prefill_share(s);
 }
 
+/* What predicted lengths may be off by, all together: errors of one sequence are independent of the others'. */
+static double error_margin_tokens(const struct sched *s)
+{
+    return ERROR_MARGIN * sqrt((s->running.n + 1) * s->forecast.length_error2);
+}
+
 /* Does a peak of so many chunks fit the pool, and a decode step at it the bandwidth? n_cached of q's chunks are not among
  * them, as others hold them. If not, what it waits for is noted. */
 static bool fits(struct sched *s, const struct seq *q, uint64_t peak, uint32_t n_cached)
 {
+    double chunk_tokens = s->config.chunk_tokens, capacity = s->pool.n_chunks - s->retention.pinned.n;
+    s->pressure.blocked_by_speculation = false;
     if (q->n_preemptions > 0)
         peak += ((uint64_t)s->running.n + 1) << (q->n_preemptions < 32 ? q->n_preemptions : 32);
     s->stats.waiting_for = SCHED_WAIT_KV;
-    if (peak > s->pool.n_chunks - s->retention.pinned.n)
+    double margin = error_margin_tokens(s) / chunk_tokens;
+    if ((double)peak + margin > capacity)
         return false;
     s->stats.waiting_for = SCHED_WAIT_BANDWIDTH;
-    double positions = (double)(peak + n_cached) * s->config.chunk_tokens;
-    return decode_step_s(s, s->running.n + 1, positions) <= s->config.bandwidth_limit * target_s(s, q);
+    double positions = (double)(peak + n_cached) * chunk_tokens;
+    double limit_s = s->config.bandwidth_limit * target_s(s, q), step_s = decode_step_s(s, s->running.n + 1, positions);
+    if (step_s > limit_s)
+        return false;
+    /* Room for those that are likely to come back: of memory, and of bandwidth, of each a share of what is there. */
+    double available = (double)(s->pool.n_chunks - s->pool.n_active) * chunk_tokens;
+    double tokens = reserve_tokens(&s->reserve, &s->talks, available);
+    if (tokens == 0)
+        return true;
+    double now_s = decode_step_s(s, s->running.n, (double)s->pool.n_active * chunk_tokens);
+    double more_s = decode_step_s(s, s->running.n + 1, positions + tokens) - step_s;
+    more_s = fmin(more_s, s->reserve.limit * fmax(0, limit_s - now_s));
+    s->pressure.blocked_by_speculation =
+        (double)peak + margin + tokens / chunk_tokens > capacity || step_s + more_s > limit_s;
+    return !s->pressure.blocked_by_speculation;
 }
 
 /* Would the peak of memory and the step at that peak stay within bounds with q? */
@@ -353,7 +384,7 @@ void stage_admit_bandwidth(struct sched *s, struct draft *d)
             return; /* it could not begin now: better it waits where it can still be refused or overtaken */
         }
         s->stats.waiting_for = SCHED_WAIT_KV;
-        if (s->running.n > 0 && !admits(s, q)) {
+        if (s->running.n > 0 && (d->closed || !admits(s, q))) {
             s->forecast.blocked = true;
             return;
         }

@@ -12,6 +12,13 @@ static bool is_decoding(const struct seq *q)
     return q->n_tokens - q->n_past == 1;
 }
 
+/* Under pressure prompts advance more slowly, by a chunk at least. */
+static uint32_t fewer_rows(uint32_t n_rows, unsigned shift, uint32_t chunk_tokens)
+{
+    uint32_t few = n_rows >> shift > chunk_tokens ? n_rows >> shift : chunk_tokens;
+    return few < n_rows ? few : n_rows;
+}
+
 /* What decoding sequences take is put aside before any prefill gets its share. */
 void batch_begin(struct sched *s, struct draft *d)
 {
@@ -24,6 +31,7 @@ void batch_begin(struct sched *s, struct draft *d)
             traffic_add(&d->load, &s->config.model, s->seqs[slot].n_past, 1, 1);
     }
     d->rows_left = s->config.max_step_tokens - n_decoding;
+    d->rows_left = fewer_rows(d->rows_left, d->prefill_shift, s->config.chunk_tokens);
     d->outputs_left = s->config.max_step_outputs - s->running.n;
 }
 
@@ -63,7 +71,7 @@ static uint32_t rows_with_chunks(struct sched *s, struct seq *q, uint32_t slot, 
         if (s->retention.pinned.n > 0)
             kv_give_up_pin(s);
         else if (s->running.last != slot)
-            seq_preempt(s, s->running.last);
+            seq_preempt(s, s->pipeline.traits & NODE_PRESSURE ? pressure_victim(s, slot) : s->running.last);
         else
             break;
     }

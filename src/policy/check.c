@@ -147,6 +147,9 @@ static void check_chunks(const struct sched *s)
     MUST(n_free == p->n_free && n_active == p->n_active && n_idle == p->n_idle);
     MUST(n_free + n_active + n_idle == p->n_chunks && n_indexed == s->prefix.by_hash.n);
     retention_check(&s->retention);
+    reserve_check(&s->talks);
+    double available = (double)(p->n_chunks - p->n_active) * s->config.chunk_tokens;
+    MUST(reserve_tokens(&s->reserve, &s->talks, available) <= s->reserve.limit * available);
     for (uint32_t c = 0; c < p->n_chunks; c++)
         MUST(s->retention.entries[c].listed == (p->refs[c] == 0 && !p->is_free[c]));
     MUST(s->retention.n + s->retention.pinned.n == n_idle);

@@ -6,9 +6,10 @@
 #include <math.h>
 #include <stdlib.h>
 
-#define FIRST_HORIZON_S 3600.0
 #define HORIZON_EVERY 64    /* returns */
 #define HORIZON_CHANCE 0.02 /* of a conversation that surely goes on, to be still out at the horizon */
+#define REFRESH_S 1.0
+#define REFRESH_S_PER_WATCHED 1e-3
 #define ADDED_PRIOR 512.0
 #define ADDED_GAIN 0.01
 
@@ -29,7 +30,7 @@ int conversations_init(struct conversations *c, uint32_t max, struct err *e)
         c->unused = i;
     }
     continuation_init(&c->predictor);
-    c->horizon_s = FIRST_HORIZON_S;
+    c->horizon_s = continuation_gap_quantile_s(&c->predictor, 1 - HORIZON_CHANCE);
     c->added_tokens = ADDED_PRIOR;
     return 0;
 }
@@ -53,9 +54,19 @@ uint32_t conversation_find(const struct conversations *c, const uint64_t *hashes
     return CONVERSATION_NONE;
 }
 
+void conversation_reserve(struct conversations *c, uint32_t i, double tokens)
+{
+    struct conversation *x = &c->items[i];
+    c->n_reserved -= x->reserved_tokens > 0;
+    c->n_reserved += tokens > 0;
+    c->reserved_tokens = c->n_reserved ? c->reserved_tokens + tokens - x->reserved_tokens : 0;
+    x->reserved_tokens = tokens;
+}
+
 static void forget(struct conversations *c, uint32_t i)
 {
     struct conversation *x = &c->items[i];
+    conversation_reserve(c, i, 0);
     for (int m = 0; m < 2; m++) {
         if (x->marks[m])
             index_map_remove(&c->by_mark, x->marks[m]);
@@ -76,11 +87,12 @@ static void forget(struct conversations *c, uint32_t i)
 struct conversation conversation_continue(struct conversations *c, uint32_t i, double now_s)
 {
     struct conversation x = c->items[i];
-    continuation_returned(&c->predictor, x.turns, fmax(0, now_s - x.idle_since_s));
-    if (c->n_until_horizon-- == 0) {
+    continuation_returned(&c->predictor, x.turns, fmax(0, now_s - x.idle_since_s), x.chance);
+    if (c->n_until_horizon == 0) {
         c->n_until_horizon = HORIZON_EVERY;
         c->horizon_s = continuation_gap_quantile_s(&c->predictor, 1 - HORIZON_CHANCE);
     }
+    c->n_until_horizon--;
     forget(c, i);
     return x;
 }
@@ -88,7 +100,7 @@ struct conversation conversation_continue(struct conversations *c, uint32_t i, d
 void conversation_drop(struct conversations *c, uint32_t i, double now_s)
 {
     const struct conversation *x = &c->items[i];
-    continuation_expired(&c->predictor, x->turns, fmax(0, now_s - x->idle_since_s));
+    continuation_expired(&c->predictor, x->turns, fmax(0, now_s - x->idle_since_s), x->chance);
     forget(c, i);
 }
 
@@ -112,6 +124,8 @@ uint32_t conversation_watch(struct conversations *c, const struct conversation *
     uint32_t i = c->unused;
     c->unused = c->items[i].next;
     c->items[i] = *x;
+    if (!(x->chance > 0))
+        c->items[i].chance = continuation_probability(&c->predictor, x->turns, 0);
     if (x->marks[0] == x->marks[1])
         c->items[i].marks[1] = 0;
     for (int m = 0; m < 2; m++) {
@@ -132,4 +146,14 @@ uint32_t conversation_watch(struct conversations *c, const struct conversation *
 void conversation_added(struct conversations *c, uint32_t n_tokens)
 {
     c->added_tokens += ADDED_GAIN * (n_tokens - c->added_tokens);
+}
+
+void conversations_refresh(struct conversations *c, double now_s)
+{
+    if (now_s < c->refresh_at_s)
+        return;
+    c->refresh_at_s = now_s + fmax(REFRESH_S, REFRESH_S_PER_WATCHED * c->n);
+    continuation_waiting_begin(&c->predictor);
+    for (uint32_t i = c->first; i != CONVERSATION_NONE; i = c->items[i].next)
+        continuation_waiting(&c->predictor, c->items[i].turns, fmax(0, now_s - c->items[i].idle_since_s));
 }

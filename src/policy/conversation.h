@@ -23,12 +23,13 @@
 #define CONVERSATION_NONE UINT32_MAX
 
 struct conversation {
-    uint64_t marks[2];                            /* hashes: of the prompt, of all its text; 0: none */
-    uint32_t turns;                               /* answered ones */
-    uint32_t n_tokens;                            /* its history */
-    double idle_since_s;                          /* the end of its last turn */
-    uint32_t prev, next;                          /* in the order of ending, or in the list of free ones */
-    double reserved_chunks, reserved_bytes_per_s; /* policy/reserve.h; 0: nothing */
+    uint64_t marks[2];      /* hashes: of the prompt, of all its text; 0: none */
+    uint32_t turns;         /* answered ones */
+    uint32_t n_tokens;      /* its history */
+    double idle_since_s;    /* the end of its last turn */
+    uint32_t prev, next;    /* in the order of ending, or in the list of free ones */
+    double chance;          /* to be continued, as seen when its turn ended */
+    double reserved_tokens; /* policy/reserve.h; 0: nothing */
 };
 
 struct conversations {
@@ -37,8 +38,11 @@ struct conversations {
     uint32_t first, last, unused; /* watched ones, the longest idle first */
     struct index_map by_mark;
     struct continuation_predictor predictor;
-    double horizon_s;         /* how long they are watched */
+    double horizon_s; /* how long they are watched */
+    double refresh_at_s;
     uint32_t n_until_horizon; /* returns until it is computed anew */
+    double reserved_tokens;   /* of all, */
+    uint32_t n_reserved;      /* and how many have any */
     double added_tokens;      /* mean growth of a conversation by a turn: prompt and answer */
 };
 
@@ -54,6 +58,12 @@ struct conversation conversation_continue(struct conversations *c, uint32_t i, d
 
 /* A turn ended. Returns its index. Its marks belong to nobody else from now on. */
 uint32_t conversation_watch(struct conversations *c, const struct conversation *x, double now_s);
+
+/* Sets what is reserved for it. */
+void conversation_reserve(struct conversations *c, uint32_t i, double tokens);
+
+/* Those who wait count in what is learned: once a second, or more seldom when many are watched. O(watched) then. */
+void conversations_refresh(struct conversations *c, double now_s);
 
 /* What a turn added to its conversation, for the mean. */
 void conversation_added(struct conversations *c, uint32_t n_tokens);

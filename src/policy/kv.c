@@ -8,7 +8,7 @@ uint32_t kv_available(const struct sched *s)
     return s->pool.n_free + s->retention.n;
 }
 
-static void kv_evict(struct sched *s, bool pinned_too)
+static void evict(struct sched *s, bool pinned_too)
 {
     uint32_t victim = retention_evict(&s->retention, pinned_too);
     assert(victim != RETENTION_NONE);
@@ -17,16 +17,21 @@ static void kv_evict(struct sched *s, bool pinned_too)
     s->stats.n_evicted_chunks++;
 }
 
+void kv_evict(struct sched *s)
+{
+    evict(s, false);
+}
+
 void kv_give_up_pin(struct sched *s)
 {
-    kv_evict(s, true);
+    evict(s, true);
 }
 
 /* A fresh chunk for content of this hash, 0 if it is not known yet; kv_available says that there is one. */
 static uint32_t kv_alloc(struct sched *s, const struct seq *q, uint64_t hash)
 {
     if (s->pool.n_free == 0)
-        kv_evict(s, false);
+        evict(s, false);
     uint32_t c = pool_alloc(&s->pool);
     retention_fresh(&s->retention, c, hash, q->n_preemptions > 0);
     return c;

@@ -6,7 +6,7 @@
 #include <string.h>
 
 /* What nodes hand on, by name and type. Two are there before the first node. */
-enum value { QUEUE, RUNNING, ADMITTED, BUDGET, ROWS, BATCH, PADDING, N_VALUES };
+enum value { QUEUE, RUNNING, LEVEL, RESERVED, ADMITTED, BUDGET, ROWS, BATCH, PADDING, N_VALUES };
 
 static const struct {
     const char *name, *type;
@@ -16,6 +16,8 @@ static const struct {
 } values[N_VALUES] = {
     [QUEUE] = {"queue", "requests", .given = true},
     [RUNNING] = {"running", "sequences", .given = true},
+    [LEVEL] = {"level", "pressure"},
+    [RESERVED] = {"reserved", "tokens", .must_pass = true},
     [ADMITTED] = {"admitted", "sequences", .wanted = true},
     [BUDGET] = {"budget", "seconds", .must_pass = true},
     [ROWS] = {"rows", "rows", .wanted = true},
@@ -33,13 +35,15 @@ static const struct node nodes[] = {
     {"age-bound", stage_age_bound, V(QUEUE), 0, V(QUEUE), 0, NULL},
     {"expire", stage_expire, V(QUEUE), 0, V(QUEUE), NODE_NEEDS_MODEL | NODE_REFUSES_LATE, NULL},
     {"admit", stage_admit, V(QUEUE), 0, V(ADMITTED), 0, NULL},
-    {"admit-bandwidth", stage_admit_bandwidth, V(QUEUE), 0, V(ADMITTED), NODE_NEEDS_MODEL, NULL},
+    {"pressure", stage_pressure, V(RUNNING), 0, V(LEVEL), NODE_NEEDS_MODEL | NODE_PRESSURE, NULL},
+    {"reserve", stage_reserve, V(QUEUE), V(LEVEL), V(RESERVED), NODE_NEEDS_MODEL | NODE_RESERVE, NULL},
+    {"admit-bandwidth", stage_admit_bandwidth, V(QUEUE), V(LEVEL) | V(RESERVED), V(ADMITTED), NODE_NEEDS_MODEL, NULL},
     {"admit-waiting", stage_admit_waiting, V(QUEUE) | V(ROWS), 0, V(ADMITTED) | V(ROWS), NODE_LRU, NULL},
     {"admit-regions", stage_admit_regions, V(QUEUE), 0, V(ADMITTED), NODE_NO_SHARING, NULL},
     {"admit-whole-batch", stage_admit_whole_batch, V(QUEUE), 0, V(ADMITTED) | V(BATCH), NODE_NO_SHARING, NULL},
     {"admit-slots", stage_admit_slots, V(QUEUE), 0, V(ADMITTED), NODE_LRU, NULL},
     {"time-budget", stage_time_budget, V(RUNNING), 0, V(BUDGET), NODE_NEEDS_MODEL, NULL},
-    {"batch", stage_batch, V(RUNNING), V(BUDGET), V(ROWS), 0, NULL},
+    {"batch", stage_batch, V(RUNNING), V(BUDGET) | V(LEVEL), V(ROWS), 0, NULL},
     {"batch-prefill-first", stage_batch_prefill_first, V(RUNNING), V(BUDGET), V(ROWS), 0, NULL},
     {"pad", stage_pad, V(ROWS) | V(BATCH), 0, V(PADDING), 0, NULL},
 };
@@ -47,7 +51,7 @@ enum { N_NODES = sizeof nodes / sizeof *nodes };
 
 /* The policies that are built in. */
 static const struct sched_policy policies[] = {
-    {"weir", {"fair", "age-bound", "expire", "admit-bandwidth", "time-budget", "batch"}},
+    {"weir", {"fair", "age-bound", "pressure", "expire", "reserve", "admit-bandwidth", "time-budget", "batch"}},
     {"fcfs", {"age-bound", "admit", "batch"}},
     {"vllm", {"batch", "admit-waiting"}},
     {"contiguous", {"admit-regions", "batch"}},

@@ -241,12 +241,12 @@ static double base_probability(const struct continuation_predictor *p, uint32_t 
 {
     double ended = 0, returned = 0;
     for (uint32_t i = 0; i < CONTINUE_MAX_TURNS; i++) {
-        ended += p->n_ended[i];
+        ended += p->n_ended[i] + p->n_waiting[i];
         returned += p->n_returned[i];
     }
     double all = (returned + PRIOR_WEIGHT * PRIOR_CONTINUE) / (ended + PRIOR_WEIGHT);
     uint32_t i = turn_class(turns);
-    return (p->n_returned[i] + 4 * PRIOR_WEIGHT * all) / (p->n_ended[i] + 4 * PRIOR_WEIGHT);
+    return (p->n_returned[i] + 4 * PRIOR_WEIGHT * all) / (p->n_ended[i] + p->n_waiting[i] + 4 * PRIOR_WEIGHT);
 }
 
 static double gap_survival(const struct continuation_predictor *p, double idle_s)
@@ -261,6 +261,12 @@ double continuation_probability(const struct continuation_predictor *p, uint32_t
 {
     double base = base_probability(p, turns), s = gap_survival(p, idle_s);
     return base * s / (base * s + 1 - base);
+}
+
+double continuation_within(const struct continuation_predictor *p, uint32_t turns, double idle_s, double window_s)
+{
+    double base = base_probability(p, turns), s = gap_survival(p, idle_s), later = gap_survival(p, idle_s + window_s);
+    return base * (s - later) / (base * s + 1 - base);
 }
 
 double continuation_horizon_s(const struct continuation_predictor *p, uint32_t turns, double p_min)
@@ -292,9 +298,9 @@ double continuation_gap_quantile_s(const struct continuation_predictor *p, doubl
     return high;
 }
 
-static void decided(struct continuation_predictor *p, uint32_t turns, bool returned)
+static void decided(struct continuation_predictor *p, uint32_t turns, bool returned, double predicted)
 {
-    double miss = continuation_probability(p, turns, 0) - (returned ? 1 : 0);
+    double miss = predicted - (returned ? 1 : 0);
     p->brier_sum += miss * miss;
     p->brier_n++;
     p->n_continued += returned;
@@ -303,9 +309,9 @@ static void decided(struct continuation_predictor *p, uint32_t turns, bool retur
     p->n_returned[i] = p->n_returned[i] * KEEP + (returned ? 1 : 0);
 }
 
-void continuation_returned(struct continuation_predictor *p, uint32_t turns, double gap_s)
+void continuation_returned(struct continuation_predictor *p, uint32_t turns, double gap_s, double predicted)
 {
-    decided(p, turns, true);
+    decided(p, turns, true, predicted);
     double x = log(fmax(gap_s, 1e-3));
     p->gap_weight = p->gap_weight * KEEP + 1;
     p->gap_m2 *= KEEP;
@@ -314,11 +320,21 @@ void continuation_returned(struct continuation_predictor *p, uint32_t turns, dou
     p->gap_m2 += d * (x - p->gap_mean);
 }
 
-void continuation_expired(struct continuation_predictor *p, uint32_t turns, double idle_s)
+void continuation_expired(struct continuation_predictor *p, uint32_t turns, double idle_s, double predicted)
 {
     /* Somebody who was watched for a second has not left: only a wait that most returns would have ended counts. */
     if (gap_survival(p, idle_s) < 0.5)
-        decided(p, turns, false);
+        decided(p, turns, false, predicted);
+}
+
+void continuation_waiting_begin(struct continuation_predictor *p)
+{
+    memset(p->n_waiting, 0, sizeof p->n_waiting);
+}
+
+void continuation_waiting(struct continuation_predictor *p, uint32_t turns, double idle_s)
+{
+    p->n_waiting[turn_class(turns)] += 1 - gap_survival(p, idle_s);
 }
 
 double continuation_rate(const struct continuation_predictor *p)

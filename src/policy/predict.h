@@ -63,21 +63,31 @@ void length_coverage(const struct length_predictor *p, double out[LENGTH_N_LEVEL
 
 struct continuation_predictor {
     double n_ended[CONTINUE_MAX_TURNS], n_returned[CONTINUE_MAX_TURNS]; /* decided ones, fading */
-    double gap_weight, gap_mean, gap_m2;                                /* of ln(gap): Welford, fading */
+    double n_waiting[CONTINUE_MAX_TURNS]; /* undecided ones, each by how much of the usual gap has passed */
+    double gap_weight, gap_mean, gap_m2;  /* of ln(gap): Welford, fading */
     double brier_sum;
     uint64_t brier_n, n_continued;
 };
 
 void continuation_init(struct continuation_predictor *p);
 
-/* A conversation of `turns` answered turns (>= 1) was taken up again gap_s after it went idle. */
-void continuation_returned(struct continuation_predictor *p, uint32_t turns, double gap_s);
+/* A conversation of `turns` answered turns (>= 1) was taken up again gap_s after it went idle. predicted: the chance of
+ * that as it was seen when it went idle. */
+void continuation_returned(struct continuation_predictor *p, uint32_t turns, double gap_s, double predicted);
 
 /* It did not come back for so long (idle_s) that the caller stops to watch it. */
-void continuation_expired(struct continuation_predictor *p, uint32_t turns, double idle_s);
+void continuation_expired(struct continuation_predictor *p, uint32_t turns, double idle_s, double predicted);
+
+/* Those that are still watched, all of them anew: one that has been idle for long is nearly one that did not come
+ * back. Without them only quick returns would count at first. */
+void continuation_waiting_begin(struct continuation_predictor *p);
+void continuation_waiting(struct continuation_predictor *p, uint32_t turns, double idle_s);
 
 /* The chance that it still comes back, after idle_s without a word. */
 double continuation_probability(const struct continuation_predictor *p, uint32_t turns, double idle_s);
+
+/* The chance that it comes back within the next window_s. */
+double continuation_within(const struct continuation_predictor *p, uint32_t turns, double idle_s, double window_s);
 
 /* The idle time after which the chance has fallen under p_min: when to stop watching. */
 double continuation_horizon_s(const struct continuation_predictor *p, uint32_t turns, double p_min);

@@ -9,6 +9,7 @@
 
 #define DEFAULT_ITL_TARGET_S 0.1
 #define DEFAULT_PIN_LIMIT 0.1
+#define DEFAULT_SPECULATIVE_LIMIT 0.3
 #define MAX_WATCHED 16384     /* conversations between their turns */
 #define REFUSE_AT_ARRIVAL 1.5 /* times the limit: who may still make it waits, and is refused when it is certain */
 #define MIN_RETRY_S 1.0
@@ -61,6 +62,9 @@ static int set_pipeline(struct sched *s, const struct sched_config *c, struct er
 static int take_memory(struct sched *s, struct err *e)
 {
     const struct sched_config *c = &s->config;
+    reserve_init(&s->reserve, c->speculative_limit > 0   ? fmin(c->speculative_limit, 1)
+                              : c->speculative_limit < 0 ? 0
+                                                         : DEFAULT_SPECULATIVE_LIMIT);
     double pin_limit = c->pin_limit > 0 ? fmin(c->pin_limit, 1) : c->pin_limit < 0 ? 0 : DEFAULT_PIN_LIMIT;
     struct retention_config retention = {
         .n_chunks = c->n_chunks,
@@ -194,6 +198,7 @@ static void advance(struct sched *s, double now_s)
     assert(now_s >= s->now_s || s->stats.n_submitted == 0);
     if (s->n_queued > 0)
         s->stats.waited_s[s->stats.waiting_for] += now_s - s->now_s;
+    pressure_advance(s, now_s);
     s->now_s = now_s;
     retention_advance(&s->retention, now_s);
 }
@@ -270,6 +275,8 @@ int sched_submit(struct sched *s, const struct sched_request *r, double now_s, s
         return refuse(s, refusal, rc, reason);
     if (s->n_queued + s->ended.n >= s->config.max_queued)
         return refuse(s, refusal, WEIR_EBUSY, SCHED_REFUSED_QUEUE_FULL);
+    if (s->pressure.stats.level == PRESSURE_REFUSE && s->running.n > 0)
+        return refuse(s, refusal, WEIR_EBUSY, SCHED_REFUSED_PRESSURE);
     s->n_arrivals++;
     forecast_queued(s, &q);
     s->pipeline.order(s, &q);

@@ -126,6 +126,7 @@ enum sched_reason {
     SCHED_REFUSED_QUEUE_FULL, /* retry_after_s says when */
     SCHED_REFUSED_LATE,       /* its first token would come after ttft_limit_s; retry_after_s says when to try again */
     SCHED_FAILED_DEVICE,      /* the step that it was in failed */
+    SCHED_REFUSED_PRESSURE,   /* memory has been short for long; retry_after_s says when to try again */
     SCHED_N_REASONS,
 };
 

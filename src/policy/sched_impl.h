@@ -13,6 +13,7 @@
 #include "policy/pool.h"
 #include "policy/predict.h"
 #include "policy/prefix.h"
+#include "policy/reserve.h"
 #include "policy/retention.h"
 #include "policy/sched.h"
 
@@ -58,7 +59,10 @@ struct seq {
     double waits_since_s;      /* in the queue */
     uint32_t turns, n_history; /* of its conversation, this turn included; tokens that it had before */
     uint32_t mark;             /* chunk by which it was recognised; with turns > 1 */
-    double idle_since_s;       /* when its last turn had ended */
+    double idle_since_s;       /* when its last turn had ended, */
+    double chance;             /* and how likely this one seemed then */
+    uint32_t predicted_tokens; /* in the end, as of its start */
+    double started_s;          /* for the first time */
     uint32_t prev, next; /* in the running list, the event list, the list of free slots or that of those who wait */
     enum sched_state end_state;
     enum sched_reason end_reason;
@@ -74,6 +78,8 @@ struct draft {
     uint32_t outputs_left;    /* of max_step_outputs, for prompt logits: one for each running sequence is put aside */
     bool timed;               /* prefill rows are bounded by budget_s too */
     double budget_s;          /* for the whole step */
+    unsigned prefill_shift;   /* rows_left is shifted right by it: less prefill under pressure */
+    bool closed;              /* nobody starts while somebody runs */
     struct traffic_load load; /* decided so far, all decoding sequences included; with a traffic model */
 };
 
@@ -83,6 +89,8 @@ enum node_trait {
     NODE_REFUSES_LATE = 2, /* requests are refused at arrival too when their first token would come too late */
     NODE_NO_SHARING = 4,   /* sequences share no chunks */
     NODE_FAIR = 8,         /* bytes are accounted to flows */
+    NODE_PRESSURE = 32,    /* the cheapest is preempted, and requests may be refused for want of memory */
+    NODE_RESERVE = 64,     /* room is kept for conversations that go on */
     NODE_LRU = 16,         /* as the field has it: the least recently used cached chunk goes first */
 };
 
@@ -139,14 +147,27 @@ struct forecast {
     struct length_predictor *lengths;
     struct peak_set peak; /* of the running sequences, in plans as steps */
     uint64_t n_plans;
-    uint32_t n_prefilling; /* running sequences with more than one row to compute, */
-    uint64_t prefill_rows; /* their rows, */
-    double prefill_s;      /* and predicted seconds */
-    double tightest_s;     /* of the running sequences' inter-token targets, */
-    uint32_t n_tightest;   /* and how many have it */
-    double share;          /* of the time that prefill gets, */
-    uint64_t share_as_of;  /* and when that was found out: n_plans + 1 then */
-    bool blocked;          /* the last plan left somebody waiting for want of memory or bandwidth */
+    uint32_t n_prefilling;     /* running sequences with more than one row to compute, */
+    uint64_t prefill_rows;     /* their rows, */
+    double prefill_s;          /* and predicted seconds */
+    uint32_t predicted_chunks; /* bound on the peak, as of the last plan */
+    double length_error2;      /* mean square of predicted lengths' errors, in tokens */
+    double tightest_s;         /* of the running sequences' inter-token targets, */
+    uint32_t n_tightest;       /* and how many have it */
+    double share;              /* of the time that prefill gets, */
+    uint64_t share_as_of;      /* and when that was found out: n_plans + 1 then */
+    bool blocked;              /* the last plan left somebody waiting for want of memory or bandwidth */
+};
+
+/* The ladder (pressure.c). */
+struct pressure {
+    struct pressure_stats stats;
+    bool exhausted;                    /* somebody was preempted since the last step was planned */
+    uint32_t n_calm;                   /* steps in a row that would have done with a lower level */
+    bool blocked_by_speculation;       /* reservations alone kept the head of the queue waiting in the last step, */
+    uint32_t n_blocked_by_speculation; /* and so many in a row */
+    uint32_t n_preempted;              /* since stop-admitting */
+    double stopped_since_s;
 };
 
 struct sched {
@@ -169,6 +190,8 @@ struct sched {
     struct prefix_index prefix;
     struct retention retention;
     struct conversations talks;
+    struct reserve reserve;
+    struct pressure pressure;
     uint32_t *tables; /* [max_running][max_table] */
     uint32_t max_table;
     uint32_t *table_rows; /* [n_table_rows]: unused rows of tables */
@@ -237,6 +260,7 @@ void kv_extend(struct sched *s, struct seq *q, uint32_t n_chunks);
 void kv_publish(struct sched *s, struct seq *q, uint32_t index);
 void kv_release(struct sched *s, struct seq *q, bool preempted);
 void kv_drop_copies(struct sched *s); /* sources of the plan's copies */
+void kv_evict(struct sched *s);       /* the cached chunk of least value becomes free; there is one */
 void kv_give_up_pin(struct sched *s); /* nothing else can be had */
 
 /* pipeline.c: which nodes run, in which order. WEIR_EINVAL says what is wrong with the wiring. */
@@ -246,6 +270,7 @@ int pipeline_init(struct pipeline *p, const struct sched_policy *policy, struct 
 void stage_admit(struct sched *s, struct draft *d);
 void stage_age_bound(struct sched *s, struct draft *d);
 void stage_expire(struct sched *s, struct draft *d);
+void stage_reserve(struct sched *s, struct draft *d);
 void stage_admit_bandwidth(struct sched *s, struct draft *d);
 void stage_time_budget(struct sched *s, struct draft *d);
 void stage_batch(struct sched *s, struct draft *d);
@@ -281,6 +306,12 @@ void memory_stats_fill(const struct sched *s, struct memory_stats *out);
 /* talks.c: requests as turns of conversations. */
 void talk_submitted(struct sched *s, struct seq *q);
 void talk_ended(struct sched *s, const struct seq *q, bool answered);
+
+/* pressure.c */
+void stage_pressure(struct sched *s, struct draft *d);
+void pressure_advance(struct sched *s, double to_s);
+void pressure_preempted(struct sched *s, const struct seq *q);
+uint32_t pressure_victim(const struct sched *s, uint32_t slot);
 
 /* drain.c */
 void drain_note(struct drain_rate *r, double now_s);

@@ -79,6 +79,7 @@ void seq_preempt(struct sched *s, uint32_t slot)
     s->seqs[slot].n_preemptions++;
     s->stats.n_preemptions++;
     s->plan_preempted = true;
+    pressure_preempted(s, &s->seqs[slot]);
     forecast_queued(s, &s->seqs[slot]);
     queue_push(s, slot);
 }

@@ -5,15 +5,18 @@
 void talk_submitted(struct sched *s, struct seq *q)
 {
     q->turns = 1;
+    conversations_refresh(&s->talks, s->now_s);
     for (uint32_t old; (old = conversation_expired(&s->talks, s->now_s)) != CONVERSATION_NONE;)
         conversation_drop(&s->talks, old, s->now_s);
     uint32_t i = conversation_find(&s->talks, q->hashes, q->n_hashes, &q->mark);
     if (i == CONVERSATION_NONE)
         return;
+    reserve_used(&s->reserve, &s->talks, i);
     struct conversation x = conversation_continue(&s->talks, i, s->now_s);
     q->turns = x.turns + 1;
     q->n_history = x.n_tokens;
     q->idle_since_s = x.idle_since_s;
+    q->chance = x.chance;
 }
 
 /* The hash of the last full chunk of n_tokens, if it tells this conversation from others: it computed that chunk, or
@@ -40,8 +43,21 @@ void talk_ended(struct sched *s, const struct seq *q, bool answered)
         x = (struct conversation){.marks = {q->hashes[q->mark], 0},
                                   .turns = q->turns - 1,
                                   .n_tokens = q->n_history,
-                                  .idle_since_s = q->idle_since_s};
+                                  .idle_since_s = q->idle_since_s,
+                                  .chance = q->chance};
     }
-    if (x.marks[0] || x.marks[1])
-        conversation_watch(&s->talks, &x, s->now_s);
+    if (answered)
+        reserve_ran(&s->reserve, s->now_s - q->started_s);
+    if (!x.marks[0] && !x.marks[1])
+        return;
+    uint32_t i = conversation_watch(&s->talks, &x, s->now_s);
+    if (s->pipeline.traits & NODE_RESERVE)
+        reserve_make(&s->reserve, &s->talks, i, s->now_s);
+}
+
+/* The reservations as they are now; admission keeps what they hold free. */
+void stage_reserve(struct sched *s, struct draft *d)
+{
+    (void)d;
+    reserve_refresh(&s->reserve, &s->talks, s->now_s);
 }

@@ -269,6 +269,8 @@ static int ending_error(const struct call *c, const struct ending *end, struct a
     if (end->refusal == SCHED_REFUSED_LATE)
         api_error_set(e, 429, "overloaded", NULL,
                       "the first token would come later than the server's limit allows, try again later");
+    else if (end->refusal == SCHED_REFUSED_PRESSURE)
+        api_error_set(e, 429, "overloaded", NULL, "the server is short of memory, try again later");
     else
         api_error_set(e, 429, "queue_full", NULL, "too many requests are queued, try again later");
     e->retry_after_s = end->retry_after_s > 0 ? end->retry_after_s : 1;

@@ -61,6 +61,8 @@ const char *weir_refusal_name(enum sched_reason r)
         return "queue_full";
     case SCHED_REFUSED_LATE:
         return "late";
+    case SCHED_REFUSED_PRESSURE:
+        return "memory";
     default:
         return NULL;
     }
