@@ -12,7 +12,7 @@
 /* Of what a recording may ask for. */
 #define MAX_QUEUED (1u << 20)
 #define MAX_RUNNING (1u << 16)
-#define MAX_CHUNKS (1u << 26)
+#define MAX_CHUNKS (1u << 23)
 #define MAX_TABLE_CELLS ((uint64_t)1 << 28)
 #define MAX_HASHES ((uint64_t)1 << 29)
 #define GUESSED_OUTPUT 128 /* where nobody finished */
