@@ -294,6 +294,7 @@ static int start_engine(struct loaded *l, const struct load_config *c, struct er
                   .speculative_limit = c->speculative_limit > 0 ? c->speculative_limit : -1},
         .device = {.n_threads = c->threads, .pin_threads = !c->no_pin, .kv_type = kv_type ? KV_Q8_0 : KV_F16},
         .max_inbox = c->max_queued + c->max_running,
+        .no_accounts = c->no_accounts,
         .record_path = c->record_path,
         .record_max_bytes = c->record_max_bytes,
     };

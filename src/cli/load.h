@@ -25,6 +25,7 @@ struct load_config {
     const char *retention;
     const char *log_level, *log_format;
     bool quiet;              /* no progress on stderr */
+    bool no_accounts;        /* struct engine_config's */
     const char *record_path; /* engine/record.h; NULL: no recording */
     size_t record_max_bytes;
 };
