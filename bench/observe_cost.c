@@ -1,16 +1,17 @@
-/* What metrics and accounting cost at 64 running sequences, in turns with everything off and with everything on. "On"
- * is each request's accounts in every step, step records, a scrape of the whole metrics page every 50 ms and a frame of
- * the live state twice a second, rendered by a thread of its own, as the server's network thread does.
+/* What metrics and accounting cost at 64 running sequences. One engine decodes; every BLOCK_STEPS steps all of it is
+ * switched on or off: each request's accounts in every step, step records, a scrape of the whole metrics page every 50 ms
+ * and a frame of the live state twice a second, rendered by a thread of its own, as the server's network thread does.
+ * Two blocks that follow each other are a pair (off on, on off, off on, ...), so that what changes slowly cancels out.
  *
  *   loop   the engine's loop on a device that does nothing: microseconds that being watched adds to a step
- *   model  the demo model decodes: time of a step in blocks of some 20, the lower quartile of a turn's blocks (what
- *          else runs on the machine only adds), and the median of the paired differences
+ *   model  the demo model
  *
- * usage: observe_cost [PAIRS [STEPS]]
+ * usage: observe_cost [RUNS]       each run gives some 47 pairs
  */
 #include "base/clock.h"
 #include "base/log.h"
 #include "cli/load.h"
+#include "engine/engine_impl.h"
 #include "server/metrics.h"
 #include "server/weir_json.h"
 
@@ -22,15 +23,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum {
-    N_SEQS = 64,
-    WARM_STEPS = 30,
-    N_PROMPT = 64,
-    CONTEXT = 4096,
-    BLOCK_STEPS = 20,
-    MAX_BLOCKS = 512,
-    MAX_PAIRS = 64
-};
+enum { N_SEQS = 64, WARM_STEPS = 100, N_PROMPT = 64, CONTEXT = 2048, BLOCK_STEPS = 20, MAX_BLOCKS = 4096 };
 
 /* A device that does nothing and counts what a small model would move. */
 struct idle_device {
@@ -77,11 +70,38 @@ static const struct device_ops idle_ops = {
 struct turn {
     struct loaded loaded;
     struct load_config config;
+    struct engine *engine; /* the loaded one; its thread calls the sink */
+    atomic_bool on, stop;
     atomic_uint n_ended;
-    atomic_bool stop;
+
+    /* The engine thread's. */
+    uint64_t n_steps;
+    double block_began_s, blocks[MAX_BLOCKS]; /* seconds of a step */
+    uint32_t n_blocks;
+
+    /* The watching thread's. */
     uint64_t n_scrapes, n_frames, n_bytes;
-    double watch_s, seconds; /* processor time of the watching thread; of the turn */
+    double watch_s, on_s;
 };
+
+/* off on on off off on on off ... */
+static bool is_on(uint32_t block)
+{
+    return block % 4 == 1 || block % 4 == 2;
+}
+
+/* Called by the engine's own thread, whose switch it is. */
+static void note_step(struct turn *t)
+{
+    if (++t->n_steps < WARM_STEPS || (t->n_steps - WARM_STEPS) % BLOCK_STEPS)
+        return;
+    double now_s = clock_monotonic_s();
+    if (t->block_began_s > 0 && t->n_blocks < MAX_BLOCKS)
+        t->blocks[t->n_blocks++] = (now_s - t->block_began_s) / BLOCK_STEPS;
+    t->engine->keeps_accounts = is_on(t->n_blocks);
+    atomic_store(&t->on, is_on(t->n_blocks));
+    t->block_began_s = clock_monotonic_s();
+}
 
 static void sink(const struct gen_event *ev)
 {
@@ -90,19 +110,30 @@ static void sink(const struct gen_event *ev)
         atomic_fetch_add(&t->n_ended, 1);
 }
 
-static void submit(struct turn *t, uint32_t max_new)
+/* The first sequence's: once a step. */
+static void first_sink(const struct gen_event *ev)
+{
+    if (ev->has_token)
+        note_step(ev->user);
+    sink(ev);
+}
+
+static void submit(struct turn *t)
 {
     for (int i = 0; i < N_SEQS; i++) {
         struct err e;
         uint64_t id;
-        struct gen_request r = {
-            .n_prompt = N_PROMPT, .max_new_tokens = max_new, .ignore_eos = true, .sink = sink, .user = t};
+        struct gen_request r = {.n_prompt = N_PROMPT,
+                                .max_new_tokens = CONTEXT - N_PROMPT,
+                                .ignore_eos = true,
+                                .sink = i ? sink : first_sink,
+                                .user = t};
         sampling_params_default(&r.sampling);
         r.sampling.temperature = 0;
         r.prompt = malloc(N_PROMPT * sizeof *r.prompt);
         for (int k = 0; k < N_PROMPT; k++)
             r.prompt[k] = 100 + (i * 7 + k * 3) % 500;
-        if (engine_submit(t->loaded.engine, &r, &id, &e)) {
+        if (engine_submit(t->engine, &r, &id, &e)) {
             fprintf(stderr, "%s\n", e.msg);
             exit(1);
         }
@@ -132,7 +163,7 @@ static struct weir_info info_of(const struct turn *t)
 static void frame(struct turn *t, struct monitor *m, const struct weir_info *in, struct buf *out)
 {
     static struct state_seq running[ENGINE_VIEW_RUNNING], queued[ENGINE_VIEW_QUEUED];
-    const struct engine_view *v = engine_take_view(t->loaded.engine);
+    const struct engine_view *v = engine_take_view(t->engine);
     if (!v)
         return;
     for (uint32_t i = 0; i < v->n_running; i++)
@@ -157,15 +188,18 @@ static void *watch(void *arg)
     struct buf out;
     buf_init(&out, 1 << 22);
     metrics_init(&metrics, in.max_context);
-    monitor_init(&m, t->loaded.engine, &(struct monitor_figures){.peak_bytes_per_s = 1e10, .peak_flops_per_s = 1e11},
+    monitor_init(&m, t->engine, &(struct monitor_figures){.peak_bytes_per_s = 1e10, .peak_flops_per_s = 1e11},
                  clock_monotonic_s());
     double began_s = thread_s();
     for (uint64_t i = 0; !atomic_load(&t->stop); i++) {
         usleep(50000);
+        if (!atomic_load(&t->on))
+            continue;
+        t->on_s += 0.05;
         double now_s = clock_monotonic_s();
         if (i % 10 == 0) {
             monitor_tick(&m, now_s, now_s);
-            engine_ask_view(t->loaded.engine);
+            engine_ask_view(t->engine);
         }
         frame(t, &m, &in, &out);
         monitor_look(&m, now_s);
@@ -192,10 +226,26 @@ static double quantile(double *v, int n, double q)
     return v[(int)(q * (n - 1) + 0.5)];
 }
 
-/* In place of the loaded engine, one on the idle device. */
-static void replace_engine(struct turn *t)
+/* Without the tenth at either end; *error: its standard error. */
+static double trimmed_mean(double *v, int n, double *error)
 {
-    struct loaded *l = &t->loaded;
+    int cut = n / 10;
+    double sum = 0, squares = 0;
+    qsort(v, (size_t)n, sizeof *v, by_value);
+    for (int i = cut; i < n - cut; i++)
+        sum += v[i];
+    double mean = sum / (n - 2 * cut);
+    for (int i = 0; i < n; i++) { /* winsorised */
+        double x = v[i < cut ? cut : i >= n - cut ? n - cut - 1 : i] - mean;
+        squares += x * x;
+    }
+    *error = sqrt(squares / (n - 1)) / (0.8 * sqrt(n));
+    return mean;
+}
+
+/* In place of the loaded engine, one on the idle device. */
+static void replace_engine(struct loaded *l)
+{
     struct err e;
     load_stop_engine(l);
     struct idle_device *d = calloc(1, sizeof *d);
@@ -207,99 +257,73 @@ static void replace_engine(struct turn *t)
     }
 }
 
-static void start(struct turn *t, bool on, bool idle)
+/* Decodes to the context's end; the blocks are in t. */
+static void run(struct turn *t, bool idle)
 {
     struct err e;
+    pthread_t thread;
     memset(t, 0, sizeof *t);
     load_config_default(&t->config);
     t->config.max_running = N_SEQS;
     t->config.context = CONTEXT;
     t->config.quiet = true;
-    t->config.no_accounts = !on;
+    t->config.policy = "fcfs"; /* all 64 run */
     if (load_open(&t->loaded, &t->config, &e)) {
         fprintf(stderr, "%s\n", e.msg);
         exit(1);
     }
     if (idle)
-        replace_engine(t);
-}
-
-/* Seconds of a step in which all sequences decode. */
-static double run(bool on, bool idle, uint32_t n_steps, struct turn *t)
-{
-    struct engine_stats first, last;
-    double blocks[MAX_BLOCKS], began_s, seconds;
-    int n_blocks = 0;
-    pthread_t thread;
-    start(t, on, idle);
-    submit(t, CONTEXT - N_PROMPT);
-    do { /* until all have their first tokens */
-        usleep(500);
-        engine_stats(t->loaded.engine, &first);
-    } while (first.sched.n_running < N_SEQS || first.sched.generated_tokens < N_SEQS * WARM_STEPS);
-    if (on)
-        pthread_create(&thread, NULL, watch, t);
-    uint64_t end = first.n_steps + n_steps;
-    for (bool more = true; more && n_blocks < MAX_BLOCKS;) {
-        engine_stats(t->loaded.engine, &first);
-        began_s = clock_monotonic_s();
-        do {
-            usleep(500);
-            engine_stats(t->loaded.engine, &last);
-        } while (last.n_steps < first.n_steps + BLOCK_STEPS && last.sched.n_running == N_SEQS);
-        seconds = clock_monotonic_s() - began_s;
-        more = last.n_steps < end && last.sched.n_running == N_SEQS;
-        if (last.sched.n_running == N_SEQS)
-            blocks[n_blocks++] = seconds / (double)(last.n_steps - first.n_steps);
-        t->seconds += seconds;
-    }
+        replace_engine(&t->loaded);
+    t->engine = t->loaded.engine;
+    pthread_create(&thread, NULL, watch, t);
+    submit(t);
+    while (atomic_load(&t->n_ended) < N_SEQS)
+        usleep(1000);
     atomic_store(&t->stop, true);
-    if (on)
-        pthread_join(thread, NULL);
+    pthread_join(thread, NULL);
     load_close(&t->loaded);
-    return quantile(blocks, n_blocks, 0.25);
 }
 
-static void compare(const char *name, bool idle, int n_pairs, uint32_t n_steps)
+static void compare(const char *name, bool idle, int n_runs)
 {
-    double off[MAX_PAIRS], on[MAX_PAIRS], more_s[MAX_PAIRS], watch_s = 0, wall_s = 0;
-    uint64_t n_scrapes = 0, n_frames = 0, n_bytes = 0;
     static struct turn t;
-    for (int i = 0; i < n_pairs; i++) {
-        for (int k = 0; k < 2; k++) {
-            bool is_on = k == i % 2; /* each goes first in turn */
-            *(is_on ? &on[i] : &off[i]) = run(is_on, idle, n_steps, &t);
-            if (!is_on)
-                continue;
-            watch_s += t.watch_s;
-            wall_s += t.seconds;
-            n_scrapes += t.n_scrapes;
-            n_frames += t.n_frames;
-            n_bytes += t.n_bytes;
+    static double off[MAX_BLOCKS], on[MAX_BLOCKS], more_s[MAX_BLOCKS];
+    double watch_s = 0, on_s = 0;
+    uint64_t n_scrapes = 0, n_frames = 0, n_bytes = 0;
+    int n = 0;
+    for (int i = 0; i < n_runs; i++) {
+        run(&t, idle);
+        for (uint32_t b = 0; b + 1 < t.n_blocks && n < MAX_BLOCKS; b += 2, n++) {
+            on[n] = t.blocks[is_on(b) ? b : b + 1];
+            off[n] = t.blocks[is_on(b) ? b + 1 : b];
+            more_s[n] = on[n] - off[n];
         }
-        more_s[i] = on[i] - off[i];
+        watch_s += t.watch_s;
+        on_s += t.on_s;
+        n_scrapes += t.n_scrapes;
+        n_frames += t.n_frames;
+        n_bytes += t.n_bytes;
     }
-    double off_s = quantile(off, n_pairs, 0.5), d = quantile(more_s, n_pairs, 0.5);
-    printf("%-6s %2d pairs of %5u steps: off %8.1f us, on %8.1f us, difference %+6.1f us, %+5.2f %%; quartiles %+.1f "
-           "%+.1f us\n",
-           name, n_pairs, n_steps, off_s * 1e6, quantile(on, n_pairs, 0.5) * 1e6, d * 1e6, 100 * d / off_s,
-           quantile(more_s, n_pairs, 0.25) * 1e6, quantile(more_s, n_pairs, 0.75) * 1e6);
-    printf("       watching thread: %.2f %% of a core; %llu scrapes, %llu frames of %.1f KB\n", 100 * watch_s / wall_s,
-           (unsigned long long)n_scrapes, (unsigned long long)n_frames,
-           n_frames ? (double)n_bytes / 1e3 / (double)n_frames : 0.0);
+    double off_s = quantile(off, n, 0.5), with_s = quantile(on, n, 0.5), error;
+    double d = trimmed_mean(more_s, n, &error);
+    printf("%-6s %d pairs of %d steps: off %.1f us, on %.1f us; difference %+.1f +- %.1f us, %+.2f +- %.2f %%\n", name,
+           n, BLOCK_STEPS, off_s * 1e6, with_s * 1e6, d * 1e6, error * 1e6, 100 * d / off_s, 100 * error / off_s);
+    if (!idle)
+        printf("       watching thread: %.2f %% of a core while on; %llu scrapes, %llu frames of %.1f KB\n",
+               100 * watch_s / on_s, (unsigned long long)n_scrapes, (unsigned long long)n_frames,
+               n_frames ? (double)n_bytes / 1e3 / (double)n_frames : 0.0);
     fflush(stdout);
 }
 
 int main(int argc, char **argv)
 {
-    int n_pairs = argc > 1 ? atoi(argv[1]) : 9;
-    int n_steps = argc > 2 ? atoi(argv[2]) : 600;
-    if (n_pairs < 1 || n_pairs > MAX_PAIRS || n_steps < 20 || n_steps > CONTEXT - 500) {
-        fprintf(stderr, "usage: observe_cost [PAIRS [STEPS]], up to %d and %d\n", MAX_PAIRS, CONTEXT - 500);
+    int n_runs = argc > 1 ? atoi(argv[1]) : 4;
+    if (n_runs < 1 || n_runs > 100) {
+        fprintf(stderr, "usage: observe_cost [RUNS]\n");
         return 2;
     }
     log_setup(LOG_ERROR, LOG_TEXT);
-    compare("loop", true, n_pairs, (uint32_t)(CONTEXT - 500));
-    compare("model", false, n_pairs, (uint32_t)n_steps);
+    compare("loop", true, n_runs);
+    compare("model", false, n_runs);
     return 0;
 }

@@ -69,6 +69,17 @@ int buf_addc(struct buf *b, char c)
     return buf_add(b, &c, 1);
 }
 
+int buf_add_u64(struct buf *b, uint64_t v)
+{
+    char text[20];
+    size_t at = sizeof text;
+    do {
+        text[--at] = (char)('0' + v % 10);
+        v /= 10;
+    } while (v);
+    return buf_add(b, text + at, sizeof text - at);
+}
+
 int buf_printf(struct buf *b, const char *fmt, ...)
 {
     va_list ap, again;

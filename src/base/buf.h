@@ -14,6 +14,7 @@
 #define WEIR_BASE_BUF_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 struct buf {
     char *data;
@@ -30,6 +31,7 @@ void buf_clear(struct buf *b); /* keeps the memory, forgets content and failure 
 int buf_add(struct buf *b, const void *data, size_t n);
 int buf_adds(struct buf *b, const char *s);
 int buf_addc(struct buf *b, char c);
+int buf_add_u64(struct buf *b, uint64_t v); /* in decimal digits */
 int buf_printf(struct buf *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* Removes n <= len bytes from the front. */

@@ -50,25 +50,13 @@ void json_close(struct json_out *o)
     buf_addc(o->buf, o->close[o->depth--]);
 }
 
-/* Whole numbers without printf: most are. */
-static void put_u64(struct buf *b, uint64_t v)
-{
-    char text[20];
-    size_t at = sizeof text;
-    do {
-        text[--at] = (char)('0' + v % 10);
-        v /= 10;
-    } while (v);
-    buf_add(b, text + at, sizeof text - at);
-}
-
 void json_add_f64(struct json_out *o, const char *key, double v)
 {
     begin(o, key);
     if (!isfinite(v))
         buf_adds(o->buf, "null");
     else if (v >= 0 && v < 1e15 && v == floor(v))
-        put_u64(o->buf, (uint64_t)v);
+        buf_add_u64(o->buf, (uint64_t)v);
     else
         buf_printf(o->buf, "%.6g", v);
 }
@@ -82,7 +70,7 @@ void json_add_time(struct json_out *o, const char *key, double v)
 void json_add_u64(struct json_out *o, const char *key, uint64_t v)
 {
     begin(o, key);
-    put_u64(o->buf, v);
+    buf_add_u64(o->buf, v);
 }
 
 void json_add_i64(struct json_out *o, const char *key, int64_t v)
@@ -90,7 +78,7 @@ void json_add_i64(struct json_out *o, const char *key, int64_t v)
     begin(o, key);
     if (v < 0)
         buf_addc(o->buf, '-');
-    put_u64(o->buf, v < 0 ? 0 - (uint64_t)v : (uint64_t)v);
+    buf_add_u64(o->buf, v < 0 ? 0 - (uint64_t)v : (uint64_t)v);
 }
 
 void json_add_bool(struct json_out *o, const char *key, bool v)

@@ -15,18 +15,6 @@ void histogram_add(struct histogram *h, double v)
     h->sum += v;
 }
 
-/* Whole numbers without printf: a page has hundreds. */
-static void put_u64(struct buf *b, uint64_t v)
-{
-    char text[20];
-    size_t at = sizeof text;
-    do {
-        text[--at] = (char)('0' + v % 10);
-        v /= 10;
-    } while (v);
-    buf_add(b, text + at, sizeof text - at);
-}
-
 static void put_number(struct buf *b, double v)
 {
     if (isnan(v))
@@ -34,7 +22,7 @@ static void put_number(struct buf *b, double v)
     else if (isinf(v))
         buf_adds(b, v > 0 ? "+Inf" : "-Inf");
     else if (v >= 0 && v < 1e15 && v == floor(v))
-        put_u64(b, (uint64_t)v);
+        buf_add_u64(b, (uint64_t)v);
     else
         buf_printf(b, "%.9g", v);
     buf_addc(b, '\n');
@@ -97,6 +85,25 @@ void metrics_one(struct metrics_out *o, const char *name, const char *type, cons
     metrics_value(o, labels, v);
 }
 
+/* As Python's client writes it: 1.0, 0.001. Bounds have up to six decimals. */
+static void format_bound(double v, char out[32])
+{
+    uint64_t micros = (uint64_t)llround(v * 1e6), fraction = micros % 1000000, whole = micros / 1000000;
+    char *at = out + 31;
+    unsigned n_digits = 6;
+    *at = 0;
+    for (; n_digits > 1 && fraction % 10 == 0; n_digits--)
+        fraction /= 10;
+    for (; n_digits; n_digits--, fraction /= 10)
+        *--at = (char)('0' + fraction % 10);
+    *--at = '.';
+    do {
+        *--at = (char)('0' + whole % 10);
+        whole /= 10;
+    } while (whole);
+    memmove(out, at, (size_t)(out + 32 - at));
+}
+
 static void put_bucket(struct metrics_out *o, const char *labels, const char *bound, uint64_t n)
 {
     buf_adds(o->buf, o->name);
@@ -105,7 +112,7 @@ static void put_bucket(struct metrics_out *o, const char *labels, const char *bo
     buf_adds(o->buf, *labels ? ",le=\"" : "le=\"");
     buf_adds(o->buf, bound);
     buf_add(o->buf, "\"} ", 3);
-    put_u64(o->buf, n);
+    buf_add_u64(o->buf, n);
     buf_addc(o->buf, '\n');
 }
 
@@ -128,8 +135,8 @@ void metrics_histogram(struct metrics_out *o, const char *name, const char *help
     metrics_family(o, name, "histogram", help);
     uint64_t sum = 0;
     for (uint32_t i = 0; i < h->n_bounds; i++) {
-        char bound[32]; /* as Go writes it: 1.0, 0.001 */
-        snprintf(bound, sizeof bound, h->bounds[i] == floor(h->bounds[i]) ? "%.1f" : "%.9g", h->bounds[i]);
+        char bound[32];
+        format_bound(h->bounds[i], bound);
         sum += h->counts[i];
         put_bucket(o, labels, bound, sum);
     }

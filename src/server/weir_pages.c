@@ -70,6 +70,12 @@ static bool is_admin(const struct server *s, const struct auth_key *key)
     return auth_is_admin(s->config.auth, key);
 }
 
+/* Keys of one name are one account. */
+static bool may_see(const struct server *s, const struct auth_key *key, const struct auth_key *of)
+{
+    return is_admin(s, key) || !strcmp(key->name, of->name);
+}
+
 static bool need_admin(struct server *s, struct http_request *r, const struct auth_key *key)
 {
     if (is_admin(s, key))
@@ -225,7 +231,7 @@ static const char *live_record(const struct pages *p, const struct call *c, stru
 static bool is_shown(const struct server *s, const struct call *c, const struct auth_key *key)
 {
     bool generates = c->job.kind == API_CHAT || c->job.kind == API_COMPLETION;
-    return generates && !c->settled && (is_admin(s, key) || c->key == key);
+    return generates && !c->settled && may_see(s, key, c->key);
 }
 
 static void render_requests(struct pages *p, struct buf *out, const struct auth_key *key, uint32_t limit)
@@ -248,7 +254,7 @@ static void render_requests(struct pages *p, struct buf *out, const struct auth_
         n++;
     }
     for (uint64_t i = 0; n < limit && (r = records_at(&s->records, i)); i++) {
-        if (!is_admin(s, key) && r->key != key)
+        if (!may_see(s, key, r->key))
             continue;
         weir_json_request(&o, r, NULL, fig, false);
         n++;
@@ -273,7 +279,7 @@ static void answer_request(struct pages *p, struct waiter *w)
         }
     }
     const struct request_record *r = body.len ? NULL : records_find(&s->records, w->id);
-    if (r && (is_admin(s, w->key) || r->key == w->key))
+    if (r && may_see(s, w->key, r->key))
         weir_json_request(&o, r, NULL, fig, true);
     if (body.len)
         reply_json(s, w->http, &body);
