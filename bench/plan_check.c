@@ -50,9 +50,10 @@ static double measured_s(struct device *d, uint32_t batch, uint32_t context, uin
         chunks[i] = i;
     for (uint32_t i = 0; i < batch; i++) {
         rows[i] = i;
-        seqs[i] = (struct step_seq){i, 1, context - 1, chunks + (size_t)i * per_seq, per_seq};
+        seqs[i] = (struct step_seq){i, 1, context - 1, chunks + (size_t)i * per_seq, per_seq, 0};
     }
-    struct step s = {batch, batch, batch, tokens, seqs, rows};
+    struct step s = {
+        .n_rows = batch, .n_seqs = batch, .n_outputs = batch, .tokens = tokens, .seqs = seqs, .output_rows = rows};
     for (int k = 0; k < STEPS; k++) {
         struct step_result out;
         for (uint32_t i = 0; i < batch; i++)

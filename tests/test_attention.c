@@ -50,7 +50,8 @@ static struct attention_case *attention_make(enum kv_type t, uint32_t n_q, uint3
     for (uint32_t i = 0; i < n_q * dim; i++)
         c->q[i] = uniform(-spread, spread);
     c->scratch = aligned_alloc(64, attn_scratch_bytes(dim));
-    c->a = (struct attn_args){.q = c->q,
+    c->a = (struct attn_args){.prompt = below(2),
+                              .q = c->q,
                               .n_q = n_q,
                               .head_dim = dim,
                               .kv_type = t,

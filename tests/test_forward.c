@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "device/device.h"
+#include "kernel/x86/x86.h"
 #include "model/forward.h"
 #include "model/model.h"
 
@@ -115,7 +116,7 @@ static struct device *open_device(const struct loaded *l, const struct kernels *
 /* A sequence that is fed to a device bit by bit; the logits of every position are kept. */
 struct feed {
     const int32_t *tokens;
-    uint32_t n_tokens, n_past;
+    uint32_t n_tokens, n_past, n_prompt;
     uint32_t chunks[MAX_TOKENS];
     float *logits; /* [n_tokens][n_vocab]; a row that was not asked for begins with a NaN */
 };
@@ -123,7 +124,8 @@ struct feed {
 /* Chunk tables that no two feeds share, in descending order. */
 static void feed_init(struct feed *f, const struct device *d, const int32_t *tokens, uint32_t n_tokens, uint32_t index)
 {
-    *f = (struct feed){.tokens = tokens, .n_tokens = n_tokens};
+    /* What follows the prompt may be decoded row by row or, after a preemption, in pieces. */
+    *f = (struct feed){.tokens = tokens, .n_tokens = n_tokens, .n_prompt = n_tokens * 2 / 3};
     f->logits = mem_array((size_t)n_tokens * d->model->n_vocab, sizeof(float));
     for (uint32_t i = 0; i < n_tokens; i++)
         f->logits[(size_t)i * d->model->n_vocab] = NAN;
@@ -148,7 +150,8 @@ static void feed_step(struct device *d, struct feed *const *feeds, const uint32_
                                     .n_rows = n[i],
                                     .n_past = f->n_past,
                                     .chunks = f->chunks,
-                                    .n_chunks = (f->n_past + n[i] + chunk_tokens - 1) / chunk_tokens};
+                                    .n_chunks = (f->n_past + n[i] + chunk_tokens - 1) / chunk_tokens,
+                                    .n_prompt = f->n_prompt};
         for (uint32_t j = 0; j < n[i]; j++, rows++) {
             tokens[rows] = f->tokens[f->n_past + j];
             if (rows % output_every == output_every - 1)
@@ -298,6 +301,8 @@ static void test_chunk_sizes(void **state)
 
 /* ---- the same to the last bit ---- */
 
+static const struct kernels *same_kernels; /* NULL: the best */
+
 static void random_tokens(int32_t *out, uint32_t n, uint32_t n_vocab, uint64_t seed)
 {
     struct rng r = {seed};
@@ -335,7 +340,7 @@ static void check_pieces(const struct same_case *s, const struct loaded *l, cons
         for (uint32_t i = 0; i < 4; i++) {
             if (n_threads != 3 && i != n_threads % 4)
                 continue;
-            struct device *d = open_device(l, NULL, s->kv, n_threads, s->n_tokens);
+            struct device *d = open_device(l, same_kernels, s->kv, n_threads, s->n_tokens);
             struct feed f;
             char what[96];
             snprintf(what, sizeof what, "%s in pieces of %u on %u threads", s->model, pieces[i], n_threads);
@@ -356,7 +361,7 @@ static void check_pieces(const struct same_case *s, const struct loaded *l, cons
 static void check_batched(const struct same_case *s, const struct loaded *l, const int32_t *tokens,
                           const struct feed *whole)
 {
-    struct device *d = open_device(l, NULL, s->kv, 2, s->n_tokens);
+    struct device *d = open_device(l, same_kernels, s->kv, 2, s->n_tokens);
     int32_t other_tokens[MAX_TOKENS];
     random_tokens(other_tokens, s->n_tokens, l->model->n_vocab, 99);
     struct feed feeds[5];
@@ -390,7 +395,7 @@ static void check_batched(const struct same_case *s, const struct loaded *l, con
 static void check_shared(const struct same_case *s, const struct loaded *l, const int32_t *tokens,
                          const struct feed *whole)
 {
-    struct device *d = open_device(l, NULL, s->kv, 2, s->n_tokens);
+    struct device *d = open_device(l, same_kernels, s->kv, 2, s->n_tokens);
     uint32_t n_shared = s->n_tokens * 2 / 3 / chunk_tokens, n_tail = 5;
     struct feed first, second;
     feed_init(&first, d, tokens, s->n_tokens, 0);
@@ -411,7 +416,7 @@ static void check_same(const struct same_case *s)
     struct loaded l = load(s->model);
     int32_t tokens[MAX_TOKENS];
     random_tokens(tokens, s->n_tokens, l.model->n_vocab, 7);
-    struct device *d = open_device(&l, NULL, s->kv, 1, s->n_tokens);
+    struct device *d = open_device(&l, same_kernels, s->kv, 1, s->n_tokens);
     struct feed whole;
     feed_init(&whole, d, tokens, s->n_tokens, 0);
     feed_all(d, &whole, 0);
@@ -454,13 +459,30 @@ static void test_same_long(void **state)
         check_same(&(struct same_case){"mistral", KV_Q8_0, 1100});
 }
 
+/* Where a prompt's rows take another way than those that follow: over emulated tiles, on any machine with AVX-512. */
+static void test_same_with_tiles(void **state)
+{
+    (void)state;
+#ifdef WEIR_KERNELS_X86
+    if (kernels_at(ISA_BF16)) {
+        struct kernels emulated = *kernels_at(ISA_BF16);
+        kernels_init_amx_emulated(&emulated);
+        same_kernels = &emulated;
+        check_same(&(struct same_case){"llama3", KV_F16, EXCERPT ? 80 : 150});
+        check_same(&(struct same_case){"mistral-window", KV_F16, EXCERPT ? 60 : 150});
+        check_same(&(struct same_case){"type-q8_0", KV_Q8_0, EXCERPT ? 60 : 150});
+        same_kernels = NULL;
+        return;
+    }
+#endif
+    skip();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden),
-        cmocka_unit_test(test_chunk_sizes),
-        cmocka_unit_test(test_same_short),
-        cmocka_unit_test(test_same_long),
+        cmocka_unit_test(test_golden),    cmocka_unit_test(test_chunk_sizes),     cmocka_unit_test(test_same_short),
+        cmocka_unit_test(test_same_long), cmocka_unit_test(test_same_with_tiles),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -69,7 +69,7 @@ static void run_step(struct fixture *f, struct rng *r, uint32_t *past, struct tr
             past[i] = 0;
         for (uint32_t k = 0; k < SEQ_CHUNKS; k++)
             chunks[i][k] = i * SEQ_CHUNKS + k;
-        seqs[n_seqs++] = (struct step_seq){n_rows, n, past[i], chunks[i], SEQ_CHUNKS};
+        seqs[n_seqs++] = (struct step_seq){n_rows, n, past[i], chunks[i], SEQ_CHUNKS, rng_below(r, 2) ? 0 : UINT32_MAX};
         bool wants = rng_below(r, 4) > 0;
         traffic_add(load, &f->traffic, past[i], n, wants);
         n_rows += n, past[i] += n;
@@ -81,7 +81,12 @@ static void run_step(struct fixture *f, struct rng *r, uint32_t *past, struct tr
     if (!n_rows)
         return;
     struct err e = {0};
-    struct step s = {n_rows, n_seqs, n_outputs, tokens, seqs, outputs};
+    const struct step s = {.n_rows = n_rows,
+                           .n_seqs = n_seqs,
+                           .n_outputs = n_outputs,
+                           .tokens = tokens,
+                           .seqs = seqs,
+                           .output_rows = outputs};
     if (device_start(f->device, &s, &e) || device_wait(f->device, out, &e))
         fail_msg("%s", e.msg);
 }

@@ -14,6 +14,7 @@
 
 #define PREFILL_TOKENS 512
 #define ATTN_CHUNK_TOKENS 32
+#define MAX_QUERIES 256 /* a block of a prompt's rows, with four heads each */
 #define SPAN_CHUNKS (ATTN_SPAN_TOKENS / ATTN_CHUNK_TOKENS)
 
 struct bench {
@@ -179,8 +180,8 @@ static void attend(void *user, uint32_t thread)
 {
     const struct bench *b = user;
     const size_t area = b->kv_area_bytes, n_chunks = b->config->bytes / (2 * area), n = team_size(b->team);
-    uint32_t first[64] = {0}, last[64];
-    float m[64], l[64];
+    uint32_t first[MAX_QUERIES] = {0}, last[MAX_QUERIES];
+    float m[MAX_QUERIES], l[MAX_QUERIES];
     const void *k[SPAN_CHUNKS], *v[SPAN_CHUNKS];
     for (uint32_t i = 0; i < b->n_q; i++)
         last[i] = ATTN_SPAN_TOKENS;
@@ -188,6 +189,7 @@ static void attend(void *user, uint32_t thread)
                           .n_q = b->n_q,
                           .head_dim = b->head_dim,
                           .kv_type = b->kv_type,
+                          .prompt = b->n_q == MAX_QUERIES,
                           .chunk_tokens = ATTN_CHUNK_TOKENS,
                           .n_chunks = SPAN_CHUNKS,
                           .k = k,
@@ -236,6 +238,8 @@ static int bench_attention(struct bench *b, enum kv_type t, uint32_t n_q, uint32
         char name[64];
         snprintf(name, sizeof name, "attn %s %ux%u", t == KV_F16 ? "F16" : "Q8_0", n_q, head_dim);
         team_run(b->team, fill_bytes, b);
+        for (size_t i = 0; i < (size_t)n_q * head_dim; i++)
+            ((float *)(void *)b->x)[i] = (float)(i % 17) / 170;
         const double values = (double)bytes / (double)b->kv_area_bytes * ATTN_CHUNK_TOKENS * head_dim;
         double seconds;
         rc = best_beside_reads(b, attend, &seconds, e);
@@ -273,7 +277,7 @@ int bench_kernels(const struct bench_config *c, struct err *e)
             rc = bench_matmul(&b, types[i], c->n_tokens ? c->n_tokens : both[n], e);
         }
     }
-    static const uint32_t queries[] = {1, 4, 32};
+    static const uint32_t queries[] = {1, 4, 8, MAX_QUERIES};
     for (size_t i = 0; !rc && (!c->type || !strcmp(c->type, "attention")) && i < 2 * sizeof queries / sizeof *queries;
          i++) {
         found = true;

@@ -73,8 +73,11 @@ static int prefill_stream(struct bench *b, uint32_t stream, uint32_t n_tokens, s
 {
     for (uint32_t past = 0; past < n_tokens;) {
         uint32_t n = n_tokens - past < b->step_tokens ? n_tokens - past : b->step_tokens, last = n - 1;
-        const struct step_seq q = {
-            .n_rows = n, .n_past = past, .chunks = chunks_of(b, stream), .n_chunks = b->chunks_per_stream};
+        const struct step_seq q = {.n_rows = n,
+                                   .n_past = past,
+                                   .chunks = chunks_of(b, stream),
+                                   .n_chunks = b->chunks_per_stream,
+                                   .n_prompt = n_tokens};
         past += n;
         const struct step s = {.n_rows = n,
                                .n_seqs = 1,

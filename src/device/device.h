@@ -40,6 +40,7 @@ struct step_seq {
     uint32_t n_past;            /* tokens already in its chunks; row i has position n_past + i */
     const uint32_t *chunks;     /* chunk table: token at position p lies in chunks[p / chunk_tokens] */
     uint32_t n_chunks;          /* covers n_past + n_rows tokens */
+    uint32_t n_prompt;          /* rows at positions below are a prompt's: see struct attn_args */
 };
 
 struct step {

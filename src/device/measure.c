@@ -23,6 +23,8 @@
 #define READ_S 0.3
 
 static const enum tensor_type types[] = {TENSOR_F16, TENSOR_BF16, TENSOR_Q8_0, TENSOR_Q6_K, TENSOR_Q4_K};
+#define FEW_QUERIES 4
+#define MANY_QUERIES 256
 #define N_TYPES (sizeof types / sizeof *types)
 
 struct bench {
@@ -129,7 +131,7 @@ static void run_attention(void *user, uint32_t thread)
     size_t area = kv_area_bytes(KV_F16, HEAD_DIM, KV_CHUNK_MAX_TOKENS), span = SPAN_CHUNKS * 2 * area;
     size_t per_thread = WEIGHT_BYTES / span / b->n_threads;
     float *state = b->state + (size_t)thread * b->n_queries * (HEAD_DIM + 2);
-    uint32_t first[64] = {0}, last[64];
+    uint32_t first[MANY_QUERIES] = {0}, last[MANY_QUERIES];
     const void *k[SPAN_CHUNKS], *v[SPAN_CHUNKS];
     for (uint32_t i = 0; i < b->n_queries; i++)
         last[i] = ATTN_SPAN_TOKENS;
@@ -137,6 +139,7 @@ static void run_attention(void *user, uint32_t thread)
                           .n_q = b->n_queries,
                           .head_dim = HEAD_DIM,
                           .kv_type = KV_F16,
+                          .prompt = b->n_queries == MANY_QUERIES,
                           .chunk_tokens = KV_CHUNK_MAX_TOKENS,
                           .n_chunks = SPAN_CHUNKS,
                           .k = k,
@@ -155,17 +158,18 @@ static void run_attention(void *user, uint32_t thread)
     }
 }
 
-/* Seconds of a span = bytes / kv_bytes_per_s + operations / attention_ops_per_s, through 4 and 64 queries. */
+/* Seconds of a span = bytes / kv_bytes_per_s + operations / attention_ops_per_s, through the queries of a decoded
+ * row and through those of a block of a prompt's. */
 static void measure_attention(struct bench *b, struct profile *p)
 {
     double bytes = 2.0 * ATTN_SPAN_TOKENS * (double)kv_row_bytes(KV_F16, HEAD_DIM) * b->n_threads;
     double ops_per_query = 4.0 * ATTN_SPAN_TOKENS * HEAD_DIM * b->n_threads;
-    b->n_queries = 4;
+    b->n_queries = FEW_QUERIES;
     double few = best_s(b, run_attention, &b->n_matrices, 1u << 24);
-    b->n_queries = 64;
+    b->n_queries = MANY_QUERIES;
     double many = best_s(b, run_attention, &b->n_matrices, 1u << 24);
-    double op_s = fmax((many - few) / 60 / ops_per_query, 1e-18);
-    double byte_s = fmax((few - 4 * ops_per_query * op_s) / bytes, few / bytes / 10);
+    double op_s = fmax((many - few) / (MANY_QUERIES - FEW_QUERIES) / ops_per_query, 1e-18);
+    double byte_s = fmax((few - FEW_QUERIES * ops_per_query * op_s) / bytes, few / bytes / 10);
     p->kv_bytes_per_s = 1 / byte_s;
     p->attention_ops_per_s = 1 / op_s;
 }
@@ -178,7 +182,7 @@ static int allocate(struct bench *b, struct err *e)
     b->packed = mem_aligned(MAX_ROWS * act_row_bytes(ACT_F32, N_COLS));
     b->x = mem_aligned((size_t)MAX_ROWS * N_COLS * sizeof(float));
     b->y = mem_aligned((size_t)MAX_ROWS * N_MATRIX_ROWS * sizeof(float));
-    b->state = mem_aligned((size_t)b->n_threads * 64 * (HEAD_DIM + 2) * sizeof(float));
+    b->state = mem_aligned((size_t)b->n_threads * MANY_QUERIES * (HEAD_DIM + 2) * sizeof(float));
     b->scratch = mem_aligned(b->n_threads * attn_scratch_bytes(HEAD_DIM));
     if (!b->weights || !b->packed || !b->x || !b->y || !b->state || !b->scratch)
         return err_set(e, WEIR_ENOMEM, "no memory to measure with");
@@ -196,7 +200,7 @@ static void release(struct bench *b)
     mem_free_aligned(b->x, (size_t)MAX_ROWS * N_COLS * sizeof(float));
     mem_free_aligned(b->y, (size_t)MAX_ROWS * N_MATRIX_ROWS * sizeof(float));
     mem_free_aligned(b->scratch, b->n_threads * attn_scratch_bytes(HEAD_DIM));
-    mem_free_aligned(b->state, (size_t)b->n_threads * 64 * (HEAD_DIM + 2) * sizeof(float));
+    mem_free_aligned(b->state, (size_t)b->n_threads * MANY_QUERIES * (HEAD_DIM + 2) * sizeof(float));
     team_destroy(b->team);
 }
 

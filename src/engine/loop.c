@@ -155,7 +155,8 @@ static struct step build_step(struct engine *en, const struct plan *plan, double
                                         .n_rows = p->n_tokens,
                                         .n_past = p->n_past,
                                         .chunks = p->chunks,
-                                        .n_chunks = p->n_chunks};
+                                        .n_chunks = p->n_chunks,
+                                        .n_prompt = g->n_prompt};
         en->seq_outputs[i] = list_outputs(g, p, s.n_rows, en->output_rows + s.n_outputs);
         s.n_outputs += en->seq_outputs[i];
         en->seq_last_output[i] = s.n_outputs - 1;

@@ -22,8 +22,8 @@ static void build(void)
     static void (*const init[ISA_COUNT])(struct kernels * k) = {
         [ISA_REF] = kernels_init_ref,
 #ifdef WEIR_KERNELS_X86
-        [ISA_AVX2] = kernels_init_avx2, [ISA_AVX512] = kernels_init_avx512,
-        [ISA_VNNI] = kernels_init_vnni, [ISA_BF16] = kernels_init_bf16,
+        [ISA_AVX2] = kernels_init_avx2, [ISA_AVX512] = kernels_init_avx512, [ISA_VNNI] = kernels_init_vnni,
+        [ISA_BF16] = kernels_init_bf16, [ISA_AMX] = kernels_init_amx,
 #endif
     };
     enum kernel_isa best = ISA_REF;
@@ -107,6 +107,7 @@ size_t act_row_bytes(enum act_format f, uint32_t n)
 
 size_t attn_scratch_bytes(uint32_t head_dim)
 {
-    (void)head_dim;
-    return 64;
+    /* Of attention_tiles.h, by 32 elements: keys and values prepared, 64 queries and their sums; and scores. */
+    const size_t slices = ((size_t)head_dim + 31) / 32;
+    return slices * (2 * 128 * ATTN_SPAN_TOKENS + 8192 + 8192) + 64 * 1024;
 }

@@ -68,9 +68,10 @@ struct attn_state {
  *
  * A query's result depends on its own q, range and what it sees, at a given level and not on the other queries: scores
  * and values are summed in an order fixed by positions within the span, and what a query does not see adds zeros.
- *   below amx  F16: float32 products, scores from the first element to the last, values from the first token to the last
- *   all        Q8_0: q is rounded to 16 bits (32,512 for its largest element), weights times scales to 15 bits (of the
- *              largest in 64 tokens), products are summed in integers: exactly, at every level
+ *   F16    float32 products, scores from the first element to the last, values from the first token to the last
+ *   Q8_0   q is rounded to 16 bits (32,512 for its largest element), weights times scales to 15 bits (of the largest in 64
+ *          tokens), products are summed in integers: exactly, at every level
+ *   prompt at level amx, if head_dim is a multiple of 16: everything as two bfloat16 (16 bits), softmax by 128 tokens
  */
 struct attn_args {
     const float *q;
@@ -78,7 +79,8 @@ struct attn_args {
     enum kv_type kv_type;
     uint32_t chunk_tokens, n_chunks; /* chunk_tokens * n_chunks <= ATTN_SPAN_TOKENS; a multiple of KV_BLOCK_TOKENS */
     const void *const *k, *const *v;
-    const void *next;             /* read after these, most likely: a hint, may be NULL */
+    const void *next; /* read after these, most likely: a hint, may be NULL */
+    bool prompt;      /* the queries are a prompt's rows: level amx sums them in another order, if it likes */
     const uint32_t *first, *last; /* [n_q] */
     struct attn_state out;
     void *scratch; /* attn_scratch_bytes, aligned to 64, the caller's thread's own */

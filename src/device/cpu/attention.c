@@ -2,8 +2,8 @@
  *
  * Determinism. A sequence's positions are cut into spans at fixed multiples from position 0. For each query, softmax
  * starts afresh in every span that it sees and runs over the span's chunks in ascending order; the spans' results are
- * then folded in ascending order. So a query's result depends on its own sequence and position alone: not on the
- * number of workers, the other rows of the step, or how its prompt was cut into steps.
+ * then folded in ascending order. So a query's result depends on its own sequence, its position and whether that is the
+ * prompt's alone: not on the number of workers, the other rows of the step, or how its prompt was cut into steps.
  *
  * Work. An item is a block of a sequence's rows (with all query heads that share a KV head) against that KV head. Items
  * are laid end to end, weighed by bytes, and cut into one equal part for each worker. A worker that has a whole item
@@ -14,7 +14,8 @@
 #include <math.h>
 #include <string.h>
 
-#define BLOCK_QUERIES 64
+/* Queries of a KV head in one pass over its cache: as many as make reading and preparing it cheap beside them. */
+#define BLOCK_QUERIES 256
 
 uint32_t cpu_span_chunks(uint32_t chunk_tokens)
 {
@@ -34,11 +35,17 @@ static uint32_t window_begin(const struct model *m, uint32_t position)
     return m->sliding_window && position >= m->sliding_window ? position - m->sliding_window + 1 : 0;
 }
 
-/* Work of a span of an item: its bytes, and its arithmetic weighed so that a block of queries costs what it costs. */
-static double span_cost(const struct cpu *c, const struct attn_item *i)
+/* Work of a token of an item: its bytes, and its arithmetic weighed so that a block of queries costs what it costs. */
+static double token_cost(const struct cpu *c, const struct attn_item *i)
 {
     double queries = (double)i->n_rows * (c->base.model->n_head / c->base.model->n_head_kv);
     return (double)c->kv_row_bytes + queries * c->base.model->head_dim * 0.25;
+}
+
+/* Of the whole item, whose rows see n_tokens on average. */
+static double item_cost(const struct cpu *c, const struct attn_item *i)
+{
+    return token_cost(c, i) * i->n_tokens;
 }
 
 static void add_items(struct cpu *c, uint32_t seq)
@@ -48,16 +55,21 @@ static void add_items(struct cpu *c, uint32_t seq)
     uint32_t block = device_cpu_kv_block_rows(m),
              span_tokens = cpu_span_chunks(c->base.config.chunk_tokens) * c->base.config.chunk_tokens;
     for (uint32_t h = 0; h < m->n_head_kv; h++) {
-        for (uint32_t r = 0; r < s->n_rows; r += block) {
-            uint32_t n = s->n_rows - r < block ? s->n_rows - r : block;
-            uint32_t first = window_begin(m, s->n_past + r) / span_tokens;
+        for (uint32_t r = 0, n; r < s->n_rows; r += n) {
+            uint32_t position = s->n_past + r;
+            n = s->n_rows - r < block ? s->n_rows - r : block;
+            if (position < s->n_prompt && s->n_prompt - position < n)
+                n = s->n_prompt - position;
+            uint32_t first = window_begin(m, position) / span_tokens;
             c->plan.items[c->plan.n_items++] = (struct attn_item){
                 .seq = seq,
                 .kv_head = h,
+                .prompt = position < s->n_prompt,
                 .first_row = s->first_row + r,
                 .n_rows = n,
                 .first_span = first,
-                .n_spans = (s->n_past + r + n - 1) / span_tokens + 1 - first,
+                .n_spans = (position + n - 1) / span_tokens + 1 - first,
+                .n_tokens = position + n / 2 + 1 - window_begin(m, position),
             };
         }
     }
@@ -95,20 +107,22 @@ void cpu_attn_plan(struct cpu *c)
         add_items(c, s);
     double total = 0, before = 0;
     for (uint32_t i = 0; i < p->n_items; i++)
-        total += span_cost(c, &p->items[i]) * p->items[i].n_spans;
-    double share = total / c->n_threads;
+        total += item_cost(c, &p->items[i]);
+    double share = total / c->n_threads,
+           span_tokens = cpu_span_chunks(c->base.config.chunk_tokens) * c->base.config.chunk_tokens;
     uint32_t i = 0;
     p->bounds[0] = (struct attn_bound){0, 0};
     for (uint32_t t = 1; t < c->n_threads; t++) {
         double target = share * t;
-        while (i < p->n_items && before + span_cost(c, &p->items[i]) * p->items[i].n_spans <= target)
-            before += span_cost(c, &p->items[i]) * p->items[i].n_spans, i++;
+        while (i < p->n_items && before + item_cost(c, &p->items[i]) <= target)
+            before += item_cost(c, &p->items[i++]);
         if (i == p->n_items) {
             p->bounds[t] = (struct attn_bound){i, 0};
             continue;
         }
         /* A cut costs a barrier: an item's end that is near enough is better. */
-        double spans = (target - before) / span_cost(c, &p->items[i]), slack = share / 32 / span_cost(c, &p->items[i]);
+        double span_cost = token_cost(c, &p->items[i]) * span_tokens;
+        double spans = (target - before) / span_cost, slack = share / 32 / span_cost;
         uint32_t span = spans <= slack                         ? 0
                         : spans >= p->items[i].n_spans - slack ? p->items[i].n_spans
                                                                : (uint32_t)(spans + 0.5);
@@ -193,6 +207,7 @@ static void run_span(struct cpu *c, uint32_t thread, uint32_t layer, const struc
         .k = k,
         .v = v,
         .next = next,
+        .prompt = it->prompt,
         .first = me->first,
         .last = me->last,
         .out = *out,

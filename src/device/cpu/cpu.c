@@ -8,6 +8,7 @@
 
 #define MAX_STEP_TOKENS (1u << 16)
 #define MAX_PARTIAL (1u << 20)
+#define CUT_SPANS 64
 
 /* ---- steps ---- */
 
@@ -225,12 +226,13 @@ static void carve_plan(struct cpu *c, struct carver *a)
     uint32_t group = m->n_head / m->n_head_kv, block = device_cpu_kv_block_rows(m);
     uint32_t span_tokens = cpu_span_chunks(g->chunk_tokens) * g->chunk_tokens;
     struct attn_plan *p = &c->plan;
-    p->max_items = (g->max_step_tokens / block + g->max_step_seqs) * m->n_head_kv;
+    p->max_items = (g->max_step_tokens / block + 2 * g->max_step_seqs) * m->n_head_kv; /* a prompt may end in a block */
     p->items = carve(a, p->max_items, sizeof *p->items);
     p->bounds = carve(a, c->n_threads + 1, sizeof *p->bounds);
     p->cut = carve(a, c->n_threads, sizeof *p->cut);
-    /* Each bound between workers may cut an item of one row with the longest context. */
-    uint64_t partials = (uint64_t)(c->n_threads - 1) * group * (g->max_context / span_tokens + 1);
+    /* Each bound between workers may cut an item of one row with the longest context; some, items of many rows. */
+    uint64_t spans = g->max_context / span_tokens + 1, partials = (uint64_t)(c->n_threads - 1) * group * spans;
+    partials += (partials ? (uint64_t)block * group * (spans < CUT_SPANS ? spans : CUT_SPANS) : 0);
     p->max_partial = partials < MAX_PARTIAL ? (uint32_t)partials : MAX_PARTIAL;
     p->partial = carve_state(a, p->max_partial, m->head_dim);
 }

@@ -34,8 +34,10 @@ struct cpu_thread {
 /* One sequence's query rows against one KV head: the unit of attention. */
 struct attn_item {
     uint32_t seq, kv_head;
+    bool prompt;
     uint32_t first_row, n_rows;   /* of the step */
     uint32_t first_span, n_spans; /* of positions that any of the rows sees */
+    uint32_t n_tokens;            /* that a row sees, on average */
     uint32_t partial;             /* slot of its partial states, where it is cut between workers */
 };
 

@@ -177,7 +177,7 @@ INLINE void scores_q8(const struct span *s, const float *q, int n_q, uint32_t be
 /* Weights of tokens [begin, end), within one group, times the scales of elements [element, element + 32). Returns what
  * a unit of the words is worth. */
 INLINE float weights_round(const struct span *s, const float *p, uint32_t begin, uint32_t end, uint32_t element,
-                           struct words *w)
+                           struct words *w, uint32_t first_word)
 {
     vf x[TOKEN_GROUP / VF_N], top = vf_zero();
     for (uint32_t t = begin, i = 0; t < end; t += VF_N, i++) {
@@ -189,7 +189,7 @@ INLINE float weights_round(const struct span *s, const float *p, uint32_t begin,
     const float largest = vf_reduce_max(top);
     const vf inverse = vf_set(largest > 1e-30f ? WEIGHT_LARGEST / largest : 0);
     for (uint32_t t = begin, i = 0; t < end; t += VF_N, i++)
-        words_store(w, t - begin, vi_from_vf(vf_mul(x[i], inverse)), false);
+        words_store(w, first_word + t - begin, vi_from_vf(vf_mul(x[i], inverse)), false);
     return largest / WEIGHT_LARGEST;
 }
 
@@ -231,10 +231,10 @@ INLINE void values_q8(const struct span *s, const float *p, int n_q, uint32_t be
     float unit[QUERIES];
     memset(acc, 0, (size_t)n_q * n * sizeof *acc);
     for (uint32_t t = begin, next; t < end; t = next) {
-        next = min_u32(end, t + TOKEN_GROUP - (s->first_token + t) % TOKEN_GROUP);
+        next = min_u32(end, t + TOKEN_GROUP - t % TOKEN_GROUP);
         for (uint32_t e = 0; e < n; e += 32) {
             for (int i = 0; i < n_q; i++)
-                unit[i] = weights_round(s, p + i * ATTN_SPAN_TOKENS, t, next, e, &w[i]);
+                unit[i] = weights_round(s, p + i * ATTN_SPAN_TOKENS, t, next, e, &w[i], 0);
             for (uint32_t j = 0; j < 32; j += 2 * VF_N)
                 weigh_q8(s, w, unit, n_q, t, next, e + j, acc);
         }

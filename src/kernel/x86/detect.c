@@ -4,6 +4,8 @@
 #include <cpuid.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 static uint64_t enabled_state(void)
 {
@@ -24,6 +26,13 @@ static void processor_name(char *out, size_t n)
     while (len && name[len - 1] == ' ')
         len--;
     snprintf(out, n, "%.*s", (int)len, name);
+}
+
+/* Linux keeps tile state only for processes that ask (arch_prctl ARCH_REQ_XCOMP_PERM; threads inherit it). */
+static bool tiles_permitted(void)
+{
+    const int request = 0x1023, tile_data = 18;
+    return syscall(SYS_arch_prctl, request, tile_data) == 0;
 }
 
 enum kernel_isa x86_detect(char *model, size_t model_bytes)
@@ -48,5 +57,9 @@ enum kernel_isa x86_detect(char *model, size_t model_bytes)
         return ISA_AVX512;
     if (!(a71 & bit_AVX512BF16))
         return ISA_VNNI;
-    return ISA_BF16;
+    const uint32_t amx = 1u << 22 | 1u << 24 | 1u << 25; /* AMX-BF16, AMX-TILE, AMX-INT8 */
+    const uint64_t tiles = 0x60000;                      /* their configuration and data */
+    if ((d7 & amx) != amx || (state & tiles) != tiles || !tiles_permitted())
+        return ISA_BF16;
+    return ISA_AMX;
 }

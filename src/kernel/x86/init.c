@@ -30,3 +30,8 @@ void kernels_init_bf16(struct kernels *k)
 {
     x86_floats_bf16(k);
 }
+
+void kernels_init_amx(struct kernels *k)
+{
+    x86_attention_amx(k);
+}

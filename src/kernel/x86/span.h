@@ -9,10 +9,12 @@
 
 #define QUERIES 4
 #define SPAN_BLOCKS (ATTN_SPAN_TOKENS / KV_BLOCK_TOKENS)
-#define AHEAD_BLOCKS 6 /* asked for before they are read */
+#define SPAN_PART 128    /* tokens: what kernels take together begins at multiples of it, or of its parts */
+#define AHEAD_BYTES 6144 /* asked for before they are read, in whole blocks */
+#define AHEAD_BLOCKS 8   /* at most */
 
-/* A span's blocks of 16 tokens, from the first that any query sees to the last; in what follows tokens are counted from
- * the first of these. */
+/* A span's blocks of 16 tokens, from the part of the span that holds the first that any query sees; in what follows
+ * tokens are counted from the first of these. */
 struct span {
     const struct attn_args *a;
     uint32_t first_token, n_blocks;
@@ -42,8 +44,8 @@ static void span_open(struct span *s, const struct attn_args *a)
         }
     }
     s->a = a;
-    s->first_token = last ? first / 16 * 16 : 0;
-    s->n_blocks = last ? (last + 15) / 16 - first / 16 : 0;
+    s->first_token = last ? first / SPAN_PART * SPAN_PART : 0;
+    s->n_blocks = last ? (last + 15) / 16 - s->first_token / 16 : 0;
     const uint32_t chunk_blocks = a->chunk_tokens / 16, n = a->head_dim;
     const size_t block_bytes = a->kv_type == KV_F16 ? 32 * (size_t)n : 16 * (size_t)n;
     const size_t scales = (size_t)a->chunk_tokens * n;
@@ -56,15 +58,16 @@ static void span_open(struct span *s, const struct attn_args *a)
         scale_order[i] = s->k_scale[i] = k + scales + (size_t)at * n;
         scale_order[s->n_blocks + i] = s->v_scale[i] = v + scales + (size_t)at * n;
     }
-    for (uint32_t i = 0; i < AHEAD_BLOCKS; i++) {
+    const uint32_t n_ahead = min_u32((uint32_t)((AHEAD_BYTES - 1) / block_bytes) + 1, AHEAD_BLOCKS);
+    for (uint32_t i = 0; i < n_ahead; i++) {
         /* Nothing to come: what is at hand, at no cost. */
         const size_t at = min_u32(i, chunk_blocks - 1);
         order[2 * s->n_blocks + i] = a->next ? (const uint8_t *)a->next + at * block_bytes : order[0];
         scale_order[2 * s->n_blocks + i] = a->next ? (const uint8_t *)a->next + scales + at * n : scale_order[0];
     }
     for (uint32_t i = 0; i < 2 * s->n_blocks; i++) {
-        s->ahead[i] = order[i + AHEAD_BLOCKS];
-        s->ahead_scale[i] = scale_order[i + AHEAD_BLOCKS];
+        s->ahead[i] = order[i + n_ahead];
+        s->ahead_scale[i] = scale_order[i + n_ahead];
     }
 }
 

@@ -14,6 +14,8 @@ void kernels_init_avx2(struct kernels *k);
 void kernels_init_avx512(struct kernels *k);
 void kernels_init_vnni(struct kernels *k);
 void kernels_init_bf16(struct kernels *k);
+void kernels_init_amx(struct kernels *k);
+void kernels_init_amx_emulated(struct kernels *k); /* over bf16: for the checker */
 
 /* One family of kernels at one level. */
 void x86_rows_avx2(struct kernels *k);
@@ -21,6 +23,8 @@ void x86_rows_avx512(struct kernels *k);
 void x86_attention_avx2(struct kernels *k);
 void x86_attention_avx512(struct kernels *k);
 void x86_attention_vnni(struct kernels *k);
+void x86_attention_amx(struct kernels *k);
+void x86_attention_amx_emulated(struct kernels *k);
 void x86_floats_avx2(struct kernels *k);
 void x86_blocks_avx2(struct kernels *k);
 void x86_supers_avx2(struct kernels *k);

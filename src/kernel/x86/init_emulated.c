@@ -1,0 +1,7 @@
+/* Level amx for machines without it: a file of its own, so that only the checker links it. */
+#include "kernel/x86/x86.h"
+
+void kernels_init_amx_emulated(struct kernels *k)
+{
+    x86_attention_amx_emulated(k);
+}
