@@ -39,7 +39,8 @@ static void print_help(const struct option_def *defs)
            "  weir serve model.gguf --record flight.rec    # then: weir replay flight.rec\n"
            "  weir serve model.gguf --config weir.conf     # lines like: max-running = 64\n\n"
            "Endpoints: /v1/chat/completions /v1/completions /v1/models /tokenize /detokenize\n"
-           "           /v1/weir/{state,stream,steps,requests,usage} /health /ready /metrics /version\n\n"
+           "           /v1/weir/{state,stream,steps,requests,usage} /health /ready /metrics /version\n"
+           "           / is the dashboard; `weir top` shows the same in a terminal\n\n"
            "SIGTERM or SIGINT: refuses new requests, finishes running ones, exits 0. A second one: exits now.\n");
 }
 
@@ -99,6 +100,7 @@ static void announce(const struct serve_config *c, const struct server *s, const
         {"context", log_u64(l->config.sched.max_context)}, {"kv_bytes", log_u64(l->kv_bytes)},
         {"kv_chunks", log_u64(l->config.sched.n_chunks)}, {"port", log_u64(server_port(s))});
     printf("weir " WEIR_VERSION " serves %s at %s://%s%s%s:%u\n", name, scheme, open, c->host, close, server_port(s));
+    printf("dashboard: %s://%s%s%s:%u/\n", scheme, open, c->host, close, server_port(s));
     printf("try: curl -N%s %s://%s%s%s:%u/v1/chat/completions -H 'Content-Type: application/json'%s -d "
            "'{\"stream\":true,\"messages\":[{\"role\":\"user\",\"content\":\"Hello!\"}]}'\n",
            c->tls_cert ? "k" : "", scheme, open, c->host, close, server_port(s),

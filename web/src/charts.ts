@@ -1,6 +1,6 @@
 // Four charts over one time axis, with one cursor: what is pointed at in one is marked in all and told by `explain`.
 import uPlot from 'uplot';
-import { attr, el, text } from './dom';
+import { el, text } from './dom';
 import * as f from './format';
 import { CLASSES, type History } from './history';
 
@@ -202,7 +202,6 @@ export function createCharts(
       kept = t;
       plots.forEach((p) => p.redraw(false));
       readout();
-      attr(root, 'data-kept', t == null ? '' : String(t));
     },
   };
 }
