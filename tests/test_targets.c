@@ -2,6 +2,8 @@
 #include "policy/sched.h"
 #include "test.h"
 
+#include <math.h>
+
 /* A device of 1 GB/s and 100 GFLOP/s, a model whose decode step takes 4 ms and a prompt's row about 30 us. */
 static struct sched_config config_of(double itl_target_s, double ttft_limit_s)
 {
@@ -192,6 +194,48 @@ static void a_request_may_have_a_limit_of_its_own(void **state)
     sched_destroy(w.s);
 }
 
+/* A long prompt leaves time for the first tokens of short ones; alone it has all of it. */
+static void a_long_prompt_does_not_freeze_newcomers(void **state)
+{
+    (void)state;
+    static const struct sched_policy fcfs = {
+        "fcfs prefill", {"fair", "age-bound", "expire", "admit-bandwidth", "time-budget", "batch"}};
+    double waited_s[2], took_s[2];
+    for (int k = 0; k < 2; k++) {
+        struct world w;
+        struct sched_config c = config_of(0.02, 0);
+        c.max_context = 1 << 17;
+        c.pipeline = k ? &fcfs : NULL;
+        start(&w, &c);
+        submit(&w, &(struct sched_request){.id = 1, .n_prompt = 16, .max_new_tokens = 5000}, NULL);
+        for (int i = 0; i < 3; i++)
+            step(&w);
+        submit(&w, &(struct sched_request){.id = 2, .n_prompt = 65000, .max_new_tokens = 1}, NULL);
+        double began_s = w.now_s;
+        waited_s[k] = 0;
+        took_s[k] = 0;
+        for (uint64_t id = 3; took_s[k] == 0; id++) { /* every fifth step a short one arrives, twenty times */
+            double submitted_s = w.now_s;
+            if (id < 23)
+                submit(&w, &(struct sched_request){.id = id, .n_prompt = 60, .max_new_tokens = 1}, NULL);
+            for (int i = 0; i < 5 || (id == 22 && took_s[k] == 0); i++) {
+                assert_true(step(&w));
+                assert_true(rows_of(&w, 1) == 1 && w.p.predicted_s <= 0.016);
+                for (struct sched_event ev; sched_next_event(w.s, &ev);) {
+                    if (ev.id == 2)
+                        took_s[k] = w.now_s - began_s;
+                    else if (ev.id == id)
+                        waited_s[k] = fmax(waited_s[k], w.now_s - submitted_s);
+                }
+            }
+        }
+        sched_destroy(w.s);
+    }
+    assert_true(waited_s[0] > 0 && waited_s[0] < 0.05); /* two steps or three */
+    assert_true(waited_s[1] == 0);                      /* none was served while the long one ran */
+    assert_true(took_s[0] < 1.1 * took_s[1]);           /* they took less of it than half */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -199,6 +243,7 @@ int main(void)
         cmocka_unit_test(targets_go_with_their_requests),
         cmocka_unit_test(admission_keeps_the_tightest_target),
         cmocka_unit_test(a_request_may_have_a_limit_of_its_own),
+        cmocka_unit_test(a_long_prompt_does_not_freeze_newcomers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

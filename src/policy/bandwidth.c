@@ -19,6 +19,13 @@
 #define ERROR_MARGIN 1.0
 #define LENGTH_ERROR_GAIN 0.01
 
+/* A prompt that takes so many steps of the inter-token target shares the time for prefill with others: it keeps half of
+ * it, or twice what it needs to be in time itself. No more than two such at once. */
+#define LONG_STEPS 8.0
+#define LONG_SHARE 0.5
+#define MAX_LONG 2
+#define LONG_SAFETY 2.0
+
 /* What recomputation costs follows the fitted speed of the device, every so many steps. */
 #define RECOMPUTE_COST_EVERY 256
 
@@ -122,6 +129,10 @@ static void count_prefill(struct sched *s, struct seq *q, uint32_t n_rows)
     f->n_prefilling = f->n_prefilling + (n_rows > 0) - (q->rows_left > 0);
     f->prefill_rows = f->prefill_rows + n_rows - q->rows_left;
     f->prefill_s = f->n_prefilling ? f->prefill_s + left_s - q->left_s : 0;
+    bool is_long = (s->pipeline.traits & NODE_SHARES_PREFILL) && left_s > LONG_STEPS * s->classes[1].itl_target_s;
+    f->n_long = f->n_long + is_long - q->is_long;
+    f->long_s = f->n_long ? f->long_s + (is_long ? left_s : 0) - (q->is_long ? q->left_s : 0) : 0;
+    q->is_long = is_long;
     q->rows_left = n_rows;
     q->left_s = left_s;
 }
@@ -300,6 +311,30 @@ void stage_expire(struct sched *s, struct draft *d)
     }
 }
 
+/* The first prefill in the order of service, if it is a long one: its share of the time for prefill. */
+void stage_share_prefill(struct sched *s, struct draft *d)
+{
+    uint32_t n = s->forecast.n_prefilling, first = INDEX_NONE;
+    if (s->forecast.n_long == 0)
+        return;
+    for (uint32_t slot = s->running.last; n > 0; slot = s->seqs[slot].prev) { /* mostly they are the last ones */
+        if (s->seqs[slot].rows_left > 0) {
+            first = slot;
+            n--;
+        }
+    }
+    const struct seq *q = &s->seqs[first];
+    if (!q->is_long)
+        return;
+    d->sharing = first;
+    d->share = LONG_SHARE;
+    if (q->ttft_limit_s > 0 && q->n_tokens == q->n_prompt) {
+        double until_s = q->submitted_s + LATE_MARGIN * q->ttft_limit_s - s->now_s;
+        double need = until_s > 0 ? LONG_SAFETY * q->left_s / (until_s * prefill_share(s)) : 1;
+        d->share = fmin(1, fmax(LONG_SHARE, need));
+    }
+}
+
 /* --- admission -------------------------------------------------------------------------------------------------- */
 
 /* q at the future peak, without n_shared chunks that others hold. */
@@ -374,14 +409,22 @@ static bool admits(struct sched *s, const struct seq *q)
     return fits(s, q, peak, n_ready - n_idle);
 }
 
+/* Is there as much prefill as the next step can hold, beside q? It could not begin then: better it waits where it can
+ * still be refused or overtaken. Long ones leave half of the step to others. */
+static bool prefill_fills_step(const struct sched *s, const struct seq *q)
+{
+    const struct forecast *f = &s->forecast;
+    return f->n_long >= MAX_LONG || f->prefill_s - f->long_s >= LONG_SHARE * s->config.bandwidth_limit * target_s(s, q);
+}
+
 void stage_admit_bandwidth(struct sched *s, struct draft *d)
 {
     s->forecast.blocked = false;
     while (s->n_queued > 0 && s->running.n < s->config.max_running) {
         const struct seq *q = &s->seqs[s->queue.first];
-        if (s->forecast.prefill_rows >= s->config.max_step_tokens) {
+        if (prefill_fills_step(s, q)) {
             s->stats.waiting_for = SCHED_WAIT_PREFILL;
-            return; /* it could not begin now: better it waits where it can still be refused or overtaken */
+            return;
         }
         s->stats.waiting_for = SCHED_WAIT_KV;
         if (s->running.n > 0 && (d->closed || !admits(s, q))) {

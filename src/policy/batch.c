@@ -6,6 +6,7 @@
 #include "policy/sched_impl.h"
 
 #include <assert.h>
+#include <math.h>
 
 static bool is_decoding(const struct seq *q)
 {
@@ -150,9 +151,33 @@ void batch_one(struct sched *s, struct draft *d, uint32_t slot)
     s->n_plan_tokens += n_rows;
 }
 
+/* A sequence that has only a share of what there is for prefill, and what the others leave. */
+static void batch_sharing(struct sched *s, struct draft *d)
+{
+    const struct seq *q = &s->seqs[d->sharing];
+    struct draft own = *d;
+    uint64_t others = s->forecast.prefill_rows - q->rows_left;
+    uint32_t share = (uint32_t)(d->share * d->rows_left),
+             spare = others < d->rows_left ? d->rows_left - (uint32_t)others : 0;
+    own.rows_left = spare > share ? spare : share;
+    if (d->timed) {
+        double planned_s = calibrate_predict_s(&s->forecast.steps, &d->load), left_s = fmax(0, d->budget_s - planned_s);
+        own.budget_s = planned_s + fmax(d->share * left_s, left_s - (s->forecast.prefill_s - q->left_s));
+    }
+    uint32_t n_rows = own.rows_left;
+    batch_one(s, &own, d->sharing);
+    d->rows_left -= n_rows - own.rows_left;
+    d->outputs_left = own.outputs_left;
+    d->load = own.load;
+}
+
 void stage_batch(struct sched *s, struct draft *d)
 {
     batch_begin(s, d);
-    for (uint32_t slot = s->running.first; slot != INDEX_NONE; slot = s->seqs[slot].next)
-        batch_one(s, d, slot);
+    for (uint32_t slot = s->running.first; slot != INDEX_NONE; slot = s->seqs[slot].next) {
+        if (d->share > 0 && slot == d->sharing)
+            batch_sharing(s, d);
+        else
+            batch_one(s, d, slot);
+    }
 }

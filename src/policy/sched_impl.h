@@ -45,6 +45,7 @@ struct seq {
     double prefill_s;   /* predicted, of what it has to compute before its next token, when it was queued */
     uint32_t rows_left; /* to compute before its next token, while it runs: 0 if only one, */
     double left_s;      /* and their predicted seconds */
+    bool is_long;       /* these are many */
     uint64_t end_step;  /* in the peak set */
     double itl_target_s, ttft_limit_s;
     uint64_t key;
@@ -80,18 +81,21 @@ struct draft {
     double budget_s;          /* for the whole step */
     unsigned prefill_shift;   /* rows_left is shifted right by it: less prefill under pressure */
     bool closed;              /* nobody starts while somebody runs */
+    uint32_t sharing;         /* this sequence takes only a share of what there is for prefill, */
+    double share;             /* that one; 0: all take what there is */
     struct traffic_load load; /* decided so far, all decoding sequences included; with a traffic model */
 };
 
 /* What a node says of itself besides its wiring. */
 enum node_trait {
-    NODE_NEEDS_MODEL = 1,  /* it counts bytes and seconds: needs a traffic model */
-    NODE_REFUSES_LATE = 2, /* requests are refused at arrival too when their first token would come too late */
-    NODE_NO_SHARING = 4,   /* sequences share no chunks */
-    NODE_FAIR = 8,         /* bytes are accounted to flows */
-    NODE_PRESSURE = 32,    /* the cheapest is preempted, and requests may be refused for want of memory */
-    NODE_RESERVE = 64,     /* room is kept for conversations that go on */
-    NODE_LRU = 16,         /* as the field has it: the least recently used cached chunk goes first */
+    NODE_NEEDS_MODEL = 1,      /* it counts bytes and seconds: needs a traffic model */
+    NODE_REFUSES_LATE = 2,     /* requests are refused at arrival too when their first token would come too late */
+    NODE_NO_SHARING = 4,       /* sequences share no chunks */
+    NODE_FAIR = 8,             /* bytes are accounted to flows */
+    NODE_PRESSURE = 32,        /* the cheapest is preempted, and requests may be refused for want of memory */
+    NODE_RESERVE = 64,         /* room is kept for conversations that go on */
+    NODE_LRU = 16,             /* as the field has it: the least recently used cached chunk goes first */
+    NODE_SHARES_PREFILL = 128, /* long prompts leave time to others */
 };
 
 /* One stage: a function of the scheduler's state and the draft, registered in pipeline.c. */
@@ -150,6 +154,8 @@ struct forecast {
     uint32_t n_prefilling;     /* running sequences with more than one row to compute, */
     uint64_t prefill_rows;     /* their rows, */
     double prefill_s;          /* and predicted seconds */
+    uint32_t n_long;           /* long ones of them, */
+    double long_s;             /* and their seconds */
     uint32_t predicted_chunks; /* bound on the peak, as of the last plan */
     double length_error2;      /* mean square of predicted lengths' errors, in tokens */
     double tightest_s;         /* of the running sequences' inter-token targets, */
@@ -272,6 +278,7 @@ void stage_age_bound(struct sched *s, struct draft *d);
 void stage_expire(struct sched *s, struct draft *d);
 void stage_reserve(struct sched *s, struct draft *d);
 void stage_admit_bandwidth(struct sched *s, struct draft *d);
+void stage_share_prefill(struct sched *s, struct draft *d);
 void stage_time_budget(struct sched *s, struct draft *d);
 void stage_batch(struct sched *s, struct draft *d);
 void stage_admit_waiting(struct sched *s, struct draft *d);
