@@ -338,7 +338,7 @@ static void segments(void **state)
     uint32_t n_done = 0;
     for (uint32_t i = 0; i < p.live.n_requests; i++)
         n_done += p.live.requests[i].state == REPLAY_DONE;
-    assert_true(n_done > 100 && p.live.generated_tokens > 1000);
+    assert_true(n_done > 20 && p.live.generated_tokens > 200);
     playback_close(&p);
 }
 

@@ -432,7 +432,8 @@ void stage_admit_bandwidth(struct sched *s, struct draft *d)
             return;
         }
         admit_next(s);
-        stage_expire(s, d);
+        if (s->pipeline.traits & NODE_REFUSES_LATE)
+            stage_expire(s, d); /* its prefill delays those behind it */
     }
     s->forecast.blocked = s->n_queued > 0;
 }
