@@ -25,7 +25,7 @@ static void help(const struct option_def *defs)
     printf("usage: weir bench [COMMAND] [options]\n\n");
     for (size_t i = 0; i < N_COMMANDS; i++)
         printf("  %-10s %s\n", commands[i].name, commands[i].summary);
-    printf("\nWithout a command: bandwidth, then kernels. WEIR_ISA (ref, avx2, avx512, vnni, bf16) caps the "
+    printf("\nWithout a command: bandwidth, then kernels. WEIR_ISA (ref, avx2, avx512, vnni, bf16, amx) caps the "
            "instructions.\n`weir bench model FILE` measures a whole model; it has options of its own.\n\n");
     options_help(defs);
     printf("\nexamples:\n"

@@ -29,7 +29,8 @@ struct bench {
     uint8_t *weights;
     uint8_t *x;
     size_t x_row_bytes;
-    float *y; /* [n_tokens][rows] */
+    float *y;                /* [n_tokens][rows] */
+    uint8_t *matmul_scratch; /* [threads][MATMUL_SCRATCH_BYTES] */
 
     enum kv_type kv_type;
     uint32_t n_q, head_dim;
@@ -83,7 +84,8 @@ static void multiply(void *user, uint32_t thread)
                                 .x_row_bytes = b->x_row_bytes,
                                 .n_tokens = b->n_tokens,
                                 .y = b->y + first,
-                                .y_stride = b->config->rows};
+                                .y_stride = b->config->rows,
+                                .scratch = b->matmul_scratch + thread * MATMUL_SCRATCH_BYTES};
         b->k->matmul[b->type](&a);
     }
 }
@@ -263,6 +265,12 @@ int bench_kernels(const struct bench_config *c, struct err *e)
     int rc = team_create(&b.team, c->n_threads, true, e);
     if (rc)
         return rc;
+    const size_t scratch_bytes = team_size(b.team) * MATMUL_SCRATCH_BYTES;
+    b.matmul_scratch = mem_aligned(scratch_bytes);
+    if (!b.matmul_scratch) {
+        team_destroy(b.team);
+        return err_set(e, WEIR_ENOMEM, "no memory for %zu bytes of scratch", scratch_bytes);
+    }
     if (!c->json)
         printf("%s\nkernels at level %s, %u threads, matrices of %u x %u\n\n"
                "  kernel           tokens     GB/s     read   share      Gop/s\n",
@@ -286,6 +294,7 @@ int bench_kernels(const struct bench_config *c, struct err *e)
     if (!rc && !found)
         rc = err_set(e, WEIR_EINVAL, "--type %s: no such kernel; it is attention or one of %s", c->type,
                      tensor_type_supported());
+    mem_free_aligned(b.matmul_scratch, scratch_bytes);
     team_destroy(b.team);
     return rc;
 }

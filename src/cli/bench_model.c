@@ -306,7 +306,7 @@ static void help(const struct option_def *defs)
     printf(
         "usage: weir bench model MODEL.gguf [options]\n\n"
         "Runs random tokens through a model and prints prefill and decode speed, and the share of the measured read\n"
-        "bandwidth that decode reaches. WEIR_ISA (ref, avx2, avx512, vnni, bf16) caps the instructions.\n\n");
+        "bandwidth that decode reaches. WEIR_ISA (ref, avx2, avx512, vnni, bf16, amx) caps the instructions.\n\n");
     options_help(defs);
     printf("\nexamples:\n"
            "  weir bench model model.gguf                          a prompt of 512, then 64 tokens of one stream\n"

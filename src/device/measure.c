@@ -34,8 +34,9 @@ struct bench {
     unsigned char *weights, *packed; /* WEIGHT_BYTES; MAX_ROWS packed rows */
     float *x, *y;                    /* [MAX_ROWS][N_COLS], [MAX_ROWS][N_MATRIX_ROWS] */
     unsigned char *kv;
-    float *state;           /* [threads][queries][HEAD_DIM + 2] */
-    unsigned char *scratch; /* of attention */
+    float *state;                  /* [threads][queries][HEAD_DIM + 2] */
+    unsigned char *scratch;        /* of attention */
+    unsigned char *matmul_scratch; /* [threads][MATMUL_SCRATCH_BYTES] */
 
     enum tensor_type type;
     uint32_t n_rows;
@@ -79,7 +80,8 @@ static void run_products(void *user, uint32_t thread)
                                 .x_row_bytes = x_bytes,
                                 .n_tokens = b->n_rows,
                                 .y = b->y + first,
-                                .y_stride = N_MATRIX_ROWS};
+                                .y_stride = N_MATRIX_ROWS,
+                                .scratch = b->matmul_scratch + thread * MATMUL_SCRATCH_BYTES};
         if (last > first)
             b->k->matmul[b->type](&a);
         team_barrier(b->team);
@@ -184,7 +186,8 @@ static int allocate(struct bench *b, struct err *e)
     b->y = mem_aligned((size_t)MAX_ROWS * N_MATRIX_ROWS * sizeof(float));
     b->state = mem_aligned((size_t)b->n_threads * MANY_QUERIES * (HEAD_DIM + 2) * sizeof(float));
     b->scratch = mem_aligned(b->n_threads * attn_scratch_bytes(HEAD_DIM));
-    if (!b->weights || !b->packed || !b->x || !b->y || !b->state || !b->scratch)
+    b->matmul_scratch = mem_aligned(b->n_threads * MATMUL_SCRATCH_BYTES);
+    if (!b->weights || !b->packed || !b->x || !b->y || !b->state || !b->scratch || !b->matmul_scratch)
         return err_set(e, WEIR_ENOMEM, "no memory to measure with");
     /* Zero blocks are valid in every type; pages must be there. */
     memset(b->weights, 0, WEIGHT_BYTES);
@@ -201,6 +204,7 @@ static void release(struct bench *b)
     mem_free_aligned(b->y, (size_t)MAX_ROWS * N_MATRIX_ROWS * sizeof(float));
     mem_free_aligned(b->scratch, b->n_threads * attn_scratch_bytes(HEAD_DIM));
     mem_free_aligned(b->state, (size_t)b->n_threads * MANY_QUERIES * (HEAD_DIM + 2) * sizeof(float));
+    mem_free_aligned(b->matmul_scratch, b->n_threads * MATMUL_SCRATCH_BYTES);
     team_destroy(b->team);
 }
 

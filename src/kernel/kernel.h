@@ -1,6 +1,6 @@
 /* The kernels that move the bytes: one table of pointers, chosen once at run time.
  *
- * ref/ is the specification in plain C; x86/NAME_avx2.c, _avx512.c, _vnni.c, _bf16.c, ... replace entries where the
+ * ref/ is the specification in plain C; x86/NAME_avx2.c, _avx512.c, _vnni.c, _bf16.c, _amx.c replace entries where the
  * machine has the instructions. WEIR_ISA (ref|avx2|avx512|vnni|bf16|amx) caps the level, for tests and comparison.
  * Every kernel is checked against ref/ at each level by tests/test_kernels.c, test_kernel_rows.c and test_attention.c.
  *
@@ -10,16 +10,17 @@
  * product into the form that the weight type multiplies with (act_pack), then shared by all threads.
  *
  * Order of summation. y[t][r] depends on weight row r and activation row t alone: not on the other rows and tokens of
- * the call. Moreover it is the same to the last bit at every level below bf16, which makes ref/ an exact
- * specification:
+ * the call. Moreover it is the same to the last bit at every level (but for floats, see below), which
+ * makes ref/ an exact specification:
  *   blocks of 32  the products of a block are summed in integers, exactly; block b is then added to chain b % 4 by one
  *                 fused multiply-add with the product of the two scales (a second one adds the min); every 4,096
  *                 columns the four chains are added as (c0 + c1) + (c2 + c3), and these sums in ascending order;
  *   K types       a super-block is summed in integers, scales of sub-blocks included, and added by one fused
  *                 multiply-add (a second one subtracts the mins); one chain in ascending order;
  *   floats        element i goes to chain i % 16 by a fused multiply-add; then chains i and i + 8, + 4, + 2, + 1.
- * BF16 weights from level bf16 on multiply with bfloat16 activations, in the processor's own order of pairs
- * and with subnormals taken for zeros.
+ * Quantised types keep to this at every level. BF16 weights from level bf16 on multiply with bfloat16 activations, F16
+ * weights from level amx on with pairs of bfloat16 (ACT_BF16X2), in the processor's own order, which is the same for any
+ * number of rows and tokens, and with subnormals taken for zeros.
  */
 #ifndef WEIR_KERNEL_KERNEL_H
 #define WEIR_KERNEL_KERNEL_H
@@ -36,10 +37,12 @@ enum kernel_isa { ISA_REF, ISA_AVX2, ISA_AVX512, ISA_VNNI, ISA_BF16, ISA_AMX, IS
 
 /* How a packed activation row is stored. */
 enum act_format {
-    ACT_F32,  /* float32 as it is */
-    ACT_BF16, /* bfloat16, round to nearest even; subnormals may become zeros */
-    ACT_Q8,   /* blocks of 32: see struct act_q8 in kernel/blocks.h */
-    ACT_Q8K,  /* blocks of 256, with sums of 16: for K types; struct act_q8k */
+    ACT_F32,    /* float32 as it is */
+    ACT_BF16,   /* bfloat16, round to nearest even; subnormals may become zeros; zeros up to a multiple of 32 */
+    ACT_BF16X2, /* two bfloat16 h + l, each rounded to nearest even: of every 32 elements (the last filled up with zeros)
+                 * 32 h, then 32 l; number 2i of these is element i, number 2i + 1 element i + 16 */
+    ACT_Q8,     /* blocks of 32: see struct act_q8 in kernel/blocks.h */
+    ACT_Q8K,    /* blocks of 256, with sums of 16: for K types; struct act_q8k */
     ACT_FORMAT_COUNT,
 };
 
@@ -53,7 +56,10 @@ struct matmul_args {
     uint32_t n_tokens;
     float *y; /* y[t * y_stride + r] */
     size_t y_stride;
+    void *scratch; /* MATMUL_SCRATCH_BYTES of this thread alone, aligned to 64; what is in it does not matter */
 };
+/* So much of it stays in a second-level cache that what was unpacked from weights can be used again from there. */
+#define MATMUL_SCRATCH_BYTES ((size_t)2 << 20)
 
 /* Running state of softmax, for n queries: m[n] maximum of the scores (-inf: none yet), l[n] sum of exp(score - m),
  * acc[n][head_dim] values weighed likewise, not yet divided by l. */

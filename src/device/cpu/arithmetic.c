@@ -20,6 +20,7 @@ struct mill {
     unsigned char *weights; /* [threads * ROWS_PER_THREAD] rows, zeros: valid blocks of every type */
     unsigned char *x;       /* [N_TOKENS] packed rows */
     float *y;               /* [N_TOKENS][threads * ROWS_PER_THREAD] */
+    unsigned char *scratch; /* [threads][MATMUL_SCRATCH_BYTES] */
     size_t w_row_bytes, x_row_bytes, stride;
     uint32_t n_passes;
 };
@@ -35,7 +36,8 @@ static void multiply(void *user, uint32_t thread)
                             .x_row_bytes = m->x_row_bytes,
                             .n_tokens = N_TOKENS,
                             .y = m->y + (size_t)thread * ROWS_PER_THREAD,
-                            .y_stride = m->stride};
+                            .y_stride = m->stride,
+                            .scratch = m->scratch + thread * MATMUL_SCRATCH_BYTES};
     for (uint32_t i = 0; i < m->n_passes; i++)
         m->k->matmul[m->type](&a);
 }
@@ -67,7 +69,8 @@ static int set_up(struct mill *m, size_t w_bytes, size_t y_bytes, struct err *e)
     m->weights = mem_aligned(w_bytes);
     m->x = mem_aligned(N_TOKENS * m->x_row_bytes);
     m->y = mem_aligned(y_bytes);
-    if (!m->weights || !m->x || !m->y)
+    m->scratch = mem_aligned(team_size(m->team) * MATMUL_SCRATCH_BYTES);
+    if (!m->weights || !m->x || !m->y || !m->scratch)
         return err_set(e, WEIR_ENOMEM, "no memory to measure products with");
     memset(m->weights, 0, w_bytes);
     for (uint32_t i = 0; i < N_COLS; i++)
@@ -97,6 +100,7 @@ int device_cpu_matmul_rate(enum tensor_type type, uint32_t n_threads, double sec
     mem_free_aligned(m.weights, w_bytes);
     mem_free_aligned(m.x, N_TOKENS * m.x_row_bytes);
     mem_free_aligned(m.y, y_bytes);
+    mem_free_aligned(m.scratch, team_size(m.team) * MATMUL_SCRATCH_BYTES);
     team_destroy(m.team);
     return rc;
 }

@@ -197,6 +197,7 @@ static void carve_threads(struct cpu *c, struct carver *a, const uint32_t widest
         c->threads = threads;
     for (uint32_t t = 0; t < c->n_threads; t++) {
         struct cpu_thread p = {0};
+        p.matmul_scratch = carve(a, 1, MATMUL_SCRATCH_BYTES);
         p.row = carve_floats(a, max_u32(max_u32(m->n_embd, m->n_ff), m->n_head * m->head_dim), 1);
         for (uint32_t f = 0; f < ACT_FORMAT_COUNT; f++) {
             /* No format takes more than 4 bytes an element and 256 a row. */

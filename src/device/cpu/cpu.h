@@ -23,6 +23,7 @@ struct packed {
 struct cpu_thread {
     _Alignas(64) struct step_traffic traffic;
     float *row;                              /* one normed row of activations */
+    void *matmul_scratch;                    /* MATMUL_SCRATCH_BYTES */
     unsigned char *packed[ACT_FORMAT_COUNT]; /* few rows, packed by this worker for itself */
     struct attn_state total, span;           /* [attn_queries] */
     uint32_t *first, *last;                  /* [attn_queries] */

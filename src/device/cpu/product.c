@@ -50,6 +50,7 @@ void cpu_product(struct cpu *c, uint32_t thread, const struct product *p)
         .n_tokens = p->n_tokens,
         .y = p->y + p->first_token * p->y_stride + p->first,
         .y_stride = p->y_stride,
+        .scratch = c->threads[thread].matmul_scratch,
     };
     c->k->matmul[p->w->type](&a);
     struct step_traffic *t = &c->threads[thread].traffic;

@@ -10,11 +10,27 @@ static void pack_f32(const float *x, uint32_t n, void *out)
     memcpy(out, x, (size_t)n * sizeof(float));
 }
 
+static void put_bf16(float x, uint16_t *out)
+{
+    uint16_t h = bf16_from_f32(x);
+    memcpy(out, &h, sizeof h);
+}
+
 static void pack_bf16(const float *x, uint32_t n, void *out)
 {
+    memset(out, 0, ((size_t)n + 31) / 32 * 32 * sizeof(uint16_t));
+    for (uint32_t i = 0; i < n; i++)
+        put_bf16(x[i], (uint16_t *)out + i);
+}
+
+static void pack_bf16x2(const float *x, uint32_t n, void *out)
+{
+    uint16_t *p = out;
+    memset(out, 0, ((size_t)n + 31) / 32 * 2 * 32 * sizeof *p);
     for (uint32_t i = 0; i < n; i++) {
-        uint16_t h = bf16_from_f32(x[i]);
-        memcpy((char *)out + i * sizeof h, &h, sizeof h);
+        uint32_t at = i / 32 * 64 + i % 16 * 2 + i % 32 / 16;
+        put_bf16(x[i], p + at);
+        put_bf16(x[i] - bf16_to_f32(bf16_from_f32(x[i])), p + at + 32);
     }
 }
 
@@ -71,6 +87,7 @@ void ref_init_act(struct kernels *k)
 {
     k->act_pack[ACT_F32] = pack_f32;
     k->act_pack[ACT_BF16] = pack_bf16;
+    k->act_pack[ACT_BF16X2] = pack_bf16x2;
     k->act_pack[ACT_Q8] = pack_q8;
     k->act_pack[ACT_Q8K] = pack_q8k;
 }

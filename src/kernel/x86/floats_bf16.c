@@ -70,8 +70,11 @@ static void pack_bf16(const float *x, uint32_t n, void *out)
         _mm256_storeu_si256((void *)(p + 2 * i), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(x + i)));
     if (i < n) {
         const __mmask16 mask = (__mmask16)((1u << (n - i)) - 1);
-        _mm256_mask_storeu_epi16(p + 2 * i, mask, (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, x + i)));
+        _mm256_storeu_si256((void *)(p + 2 * i), (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, x + i)));
+        i += 16;
     }
+    if (i % 32)
+        _mm256_storeu_si256((void *)(p + 2 * i), _mm256_setzero_si256());
 }
 
 void x86_floats_bf16(struct kernels *k)

@@ -34,6 +34,12 @@ void x86_blocks_avx512(struct kernels *k);
 void x86_supers_avx512(struct kernels *k);
 void x86_blocks_vnni(struct kernels *k);
 void x86_supers_vnni(struct kernels *k);
+void x86_blocks_amx(struct kernels *k);
+void x86_supers_amx(struct kernels *k);
+void x86_floats_amx(struct kernels *k);
+void x86_blocks_amx_emulated(struct kernels *k);
+void x86_supers_amx_emulated(struct kernels *k);
+void x86_floats_amx_emulated(struct kernels *k);
 
 #endif
 #endif
