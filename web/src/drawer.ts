@@ -1,7 +1,7 @@
 // The side panel: a request's timeline, or a prompt box.
 import { ApiError, call, ENDED, events, get, type Phase, type Request } from './api';
 import { $, el, text } from './dom';
-import { REASONS } from './explain';
+import { refusal, waits } from './explain';
 import * as f from './format';
 import { CLASSES } from './history';
 
@@ -70,7 +70,7 @@ function why(r: Request): string {
     preempted_s: 'preempted', stalled_s: 'left out of steps', tier_s: 'waiting for its memory from another tier',
   };
   const reasons = Object.entries(r.queued_for).sort((a, b) => b[1] - a[1]);
-  const because = name === 'queued_s' && reasons.length ? `, most of it ${REASONS[reasons[0][0]] ?? reasons[0][0]}` : '';
+  const because = name === 'queued_s' && reasons.length ? `, most of it ${waits(reasons[0][0])}` : '';
   return `${f.pct(s / total)} of its ${f.secs(total)} went into ${what[name] ?? name.replace(/_s$/, '')}${because}.`;
 }
 
@@ -80,7 +80,7 @@ function requestBody(r: Request): HTMLElement {
   const fact = (name: string, value: string | null | undefined, color?: string) => (value == null ? []
     : [el('dt', null, color && el('i', { class: 'swatch', vars: { '--c': `var(${color})` } }), name), el('dd', null, value)]);
   return el('div', null,
-    el('p', null, `${r.state}${r.reason ? `, ${(REASONS[r.reason] ?? r.reason).replace(/_/g, ' ')}` : ''}. `, why(r)),
+    el('p', null, `${r.state}${r.reason ? `, ${refusal(r.reason)}` : ''}. `, why(r)),
     ...(r.choices ?? []).flatMap((c) => [
       el('h3', null, (r.choices as unknown[]).length > 1 ? `Choice ${c.index}` : 'Timeline'), lane(c.timeline, end, `choice ${c.index}`), phaseTable(c.timeline, end)]),
     el('h3', null, 'Bytes moved'),

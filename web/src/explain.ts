@@ -9,17 +9,23 @@ export interface Explanation { verdict: string; causes: Cause[] }
 const SLOW = 1.6; // times the usual step
 const WRONG = 1.5; // times the prediction
 
-export const REASONS: Record<string, string> = {
+const WAITS: Record<string, string> = {
   step: 'for the running step to end',
   slots: 'for a slot: --max-running sequences run',
   kv: 'for KV memory',
   bandwidth: 'for bandwidth: one more would pass the limit at the predicted peak',
   prefill: 'for earlier prompts, which fill the step',
+};
+const REFUSALS: Record<string, string> = {
   queue_full: 'the queue is full',
   late: 'the first token would come too late',
   too_long: 'longer than the context',
   never_fits: 'larger than the KV pool',
+  memory: 'no KV memory was left under pressure',
 };
+// A newer server may know more reasons.
+export const waits = (why: string): string => WAITS[why] ?? `for ${why.replace(/[-_]/g, ' ')}`;
+export const refusal = (why: string): string => REFUSALS[why] ?? why.replace(/[-_]/g, ' ');
 
 function stepCauses(d: Detail, usual: number | null, add: (color: string, text: string) => void): string | null {
   const s = d.slowest;
@@ -63,12 +69,12 @@ export function explain(h: History, i: number): Explanation {
   byteCauses(h, i, add);
   if (d) {
     if (h.queued[i]) {
-      const why = d.blockedBy ? REASONS[d.blockedBy] ?? d.blockedBy : 'to be scheduled';
+      const why = d.blockedBy ? waits(d.blockedBy) : 'to be scheduled';
       add('--c-kvw', `${f.plural(h.queued[i], 'request')} waited ${why}${d.headWaitedS ? `, the first for ${f.secs(d.headWaitedS)}` : ''}.`);
     }
     if (d.preemptions) add('--warn', `${f.plural(d.preemptions, 'preemption')}${d.recomputed ? `; ${f.plural(d.recomputed, 'token')} computed again` : ''}.`);
     if (d.evicted) add('--cached', `${f.plural(d.evicted, 'cached chunk')} given up for new ones.`);
-    for (const [why, n] of Object.entries(d.refused)) add('--bad', `${f.plural(n, 'request')} refused: ${REASONS[why] ?? why}.`);
+    for (const [why, n] of Object.entries(d.refused)) add('--bad', `${f.plural(n, 'request')} refused: ${refusal(why)}.`);
     if (d.pressure) add('--warn', `Memory pressure: ${d.pressure}.`);
   }
   if (!verdict) {

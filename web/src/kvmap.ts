@@ -71,7 +71,7 @@ export function createKvMap() {
     for (let i = 0; i < owners.length; i++) {
       const o = owners[i], x = (i % cols) * grid.w, y = Math.floor(i / cols) * grid.h;
       c.globalAlpha = pointed == null || pointed === o ? 1 : 0.22;
-      c.fillStyle = o === FREE ? free : o === CACHED ? cached : o === SHARED ? shared : colorOf(s.running[o]?.id ?? '');
+      c.fillStyle = o >= 0 ? colorOf(s.running[o]?.id ?? '') : o === FREE ? free : o === SHARED ? shared : cached;
       c.fillRect(x, y, grid.w - gap, grid.h - gap);
       if (o === FREE && grid.w > 6) {
         c.strokeStyle = line;

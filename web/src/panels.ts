@@ -1,7 +1,7 @@
 // The figures, the queue, the pressure ladder, hit rates, requests and cost.
 import { ENDED, type Request, type State, type Usage } from './api';
 import { $, attr, el, keyed, text } from './dom';
-import { REASONS } from './explain';
+import { refusal, waits } from './explain';
 import * as f from './format';
 import { colorOf } from './kvmap';
 
@@ -75,7 +75,7 @@ function renderQueue(s: State): void {
   keyed(body.children[0] as HTMLElement, [...reasons], ([why]) => why,
     () => el('div', { class: 'bar' }, el('span', null), el('span', { class: 'soft' }), el('div', { class: 'meter', vars: { '--c': 'var(--c-kvw)' } }, el('i', null))),
     (e, [why, at]) => {
-      text(e.children[0], `${at.n} wait ${REASONS[why] ?? why}`);
+      text(e.children[0], `${at.n} wait ${waits(why)}`);
       text(e.children[1], `up to ${f.secs(at.longest)}`);
       (e.children[2] as HTMLElement).style.setProperty('--v', String(at.n / Math.max(1, q.requests.length)));
     });
@@ -174,14 +174,14 @@ function liveRows(s: State): Row[] {
     })),
     ...s.queue.requests.map((q): Row => ({
       id: q.id, phase: q.preempted ? 'preempted' : 'queued', key: q.key, age: f.secs(q.waited_s), length: f.count(q.prompt_tokens), share: 0,
-      cached: '', perToken: '', moved: '', note: `waits ${REASONS[q.reason] ?? q.reason}`, done: false,
+      cached: '', perToken: '', moved: '', note: `waits ${waits(q.reason)}`, done: false,
     })),
   ];
 }
 
 function endedRows(list: Request[]): Row[] {
   return list.filter((r) => ENDED.includes(r.state)).map((r): Row => ({
-    id: r.id, phase: r.reason ? `${r.state}, ${r.reason.replace(/_/g, ' ')}` : r.state, key: r.key, age: f.secs(r.total_s),
+    id: r.id, phase: r.reason ? `${r.state}, ${refusal(r.reason)}` : r.state, key: r.key, age: f.secs(r.total_s),
     length: f.count(r.prompt_tokens + r.output_tokens), share: 0, cached: f.count(r.cached_tokens),
     perToken: r.output_tokens ? f.bytes(r.memory_bytes / r.output_tokens) : '', moved: f.bytes(r.memory_bytes),
     note: r.ttft_s == null ? '' : `first token after ${f.secs(r.ttft_s)}`, done: true,
