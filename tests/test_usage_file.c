@@ -7,6 +7,7 @@
 
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -260,6 +261,31 @@ static void torn_logs_are_read_as_far_as_they_go(void **state)
     assert_true(most > least && most >= 25);
 }
 
+/* While the disk takes nothing, nothing is lost; it is written when there is room again. */
+static void a_full_disk_is_waited_out(void **state)
+{
+    (void)state;
+    const char *path = path_of("full.db");
+    struct rlimit before, none;
+    struct ledger *l = open_ledger(path, 1000);
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    none = before;
+    none.rlim_cur = 1;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &none), 0);
+    for (int i = 0; i < 20; i++) {
+        ledger_add(l, i % 2 ? "a" : "b", i * 3600, &one);
+        ledger_flush(l);
+        usleep(2000);
+    }
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    assert_int_equal(count(l), 20);
+    ledger_destroy(l);
+    l = open_ledger(path, 1000);
+    assert_int_equal(count(l), 20);
+    ledger_destroy(l);
+}
+
 static void errors_name_the_file(void **state)
 {
     (void)state;
@@ -288,6 +314,7 @@ int main(void)
         cmocka_unit_test(rows_are_bounded),
         cmocka_unit_test(kills_lose_only_what_was_not_written),
         cmocka_unit_test(torn_logs_are_read_as_far_as_they_go),
+        cmocka_unit_test(a_full_disk_is_waited_out),
         cmocka_unit_test(errors_name_the_file),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
