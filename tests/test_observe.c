@@ -18,7 +18,7 @@ static bool continues(const char *parent, const char *state, struct trace_contex
 {
     struct rng rng = {.state = 1};
     char out[56];
-    trace_context_begin(t, parent, state, &rng);
+    trace_context_begin(t, parent, state, false, &rng);
     trace_context_format(t, out);
     assert_int_equal(strlen(out), 55);
     assert_int_equal(strspn(t->trace_id, "0123456789abcdef"), 32);

@@ -4,6 +4,7 @@
 #include "model/model.h"
 #include "server/server.h"
 
+#include <curl/curl.h>
 #include <event2/event.h>
 #include <openssl/crypto.h>
 #include <stdio.h>
@@ -19,7 +20,7 @@ struct serve_config {
     double idle_timeout_s, header_timeout_s, drain_timeout_s;
     const char *tls_cert, *tls_key, *key_file, *metrics_key;
     bool no_metrics;
-    const char *usage_file, *currency, *resctrl;
+    const char *usage_file, *currency, *resctrl, *otlp_endpoint;
     bool no_hardware_counters;
     uint32_t usage_max_rows;
     double price;
@@ -186,8 +187,11 @@ static int serve(const struct serve_config *c, const struct auth *auth, struct l
         .no_metrics = c->no_metrics,
     };
     struct server *s;
-    int r = server_create(&s, &sc, e);
+    int r = c->otlp_endpoint ? otlp_create(&sc.otlp, c->otlp_endpoint, names[0], e) : 0;
+    if (!r)
+        r = server_create(&s, &sc, e);
     if (r) {
+        otlp_destroy(sc.otlp);
         bandwidth_counter_close(counter);
         return r;
     }
@@ -195,6 +199,7 @@ static int serve(const struct serve_config *c, const struct auth *auth, struct l
     r = server_run(s);
     load_stop_engine(l);
     server_destroy(s);
+    otlp_destroy(sc.otlp);
     bandwidth_counter_close(counter);
     libevent_global_shutdown();
     return r;
@@ -210,6 +215,8 @@ static int start(const struct serve_config *c, int argc, char **argv, struct err
         return r;
     r = load_keys(c, &auth, e);
     hide_keys(argc, argv);
+    if (!r && c->otlp_endpoint && curl_global_init(CURL_GLOBAL_DEFAULT)) /* before there are threads */
+        r = err_set(e, WEIR_ENOMEM, "libcurl cannot start");
     if (!r)
         r = ledger_create(&ledger, c->usage_file, c->usage_max_rows, e);
     if (!r)
@@ -219,6 +226,8 @@ static int start(const struct serve_config *c, int argc, char **argv, struct err
         load_close(&l);
     }
     ledger_destroy(ledger);
+    if (c->otlp_endpoint)
+        curl_global_cleanup();
     auth_finish(&auth);
     return r;
 }
@@ -279,6 +288,8 @@ int cmd_serve(int argc, char **argv)
         OPTION("price-per-bandwidth-hour", OPT_F64, &c.price, "MONEY",
                "of the machine's whole memory bandwidth for an hour (default: no prices)"),
         OPTION("currency", OPT_STR, &c.currency, "NAME", "of that price, to be shown (default USD)"),
+        OPTION("otlp-endpoint", OPT_STR, &c.otlp_endpoint, "URL",
+               "OpenTelemetry collector (OTLP over HTTP) that requests' spans go to, like http://localhost:4318"),
         OPTION("resctrl", OPT_STR, &c.resctrl, "DIR",
                "where resctrl is mounted, to read the memory bandwidth that the hardware counts (default "
                "/sys/fs/resctrl)"),

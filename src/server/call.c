@@ -92,7 +92,8 @@ static void read_headers(struct call *c)
     char parent[128], state[TRACE_STATE_BYTES + 1];
     bool has_parent = http_request_headers(c->http, "traceparent", parent, sizeof parent);
     bool has_state = http_request_headers(c->http, "tracestate", state, sizeof state);
-    trace_context_begin(&c->trace, has_parent ? parent : NULL, has_state ? state : NULL, &c->server->rng);
+    trace_context_begin(&c->trace, has_parent ? parent : NULL, has_state ? state : NULL, c->server->config.otlp != NULL,
+                        &c->server->rng);
     const char *usage = http_request_header(c->http, "X-Weir-Usage");
     c->wants_usage = usage && (!strcmp(usage, "1") || !strcasecmp(usage, "true"));
 }

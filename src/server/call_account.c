@@ -59,6 +59,8 @@ static void keep(struct call *c, double now_s)
     memcpy(r.id, c->id, sizeof r.id);
     for (uint32_t i = 0; i < n; i++)
         r.choices[i] = call_choice_record(&c->choices[i]);
+    if (s->config.otlp)
+        otlp_add(s->config.otlp, &r);
     records_add(&s->records, &r);
 }
 

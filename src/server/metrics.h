@@ -8,6 +8,7 @@
 #define WEIR_SERVER_METRICS_H
 
 #include "server/metrics_text.h"
+#include "server/otlp.h"
 #include "server/weir_json.h"
 
 #include <stdint.h>
@@ -48,6 +49,8 @@ struct metrics_info {
     uint32_t connections, busy_connections, listeners;
     double uptime_s;
     const char *hardware_source; /* NULL: none */
+    bool has_otlp;
+    struct otlp_counts otlp;
 };
 
 void metrics_render(struct buf *out, const struct metrics *m, const struct metrics_info *info, bool open_metrics);

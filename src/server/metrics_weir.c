@@ -203,6 +203,12 @@ static void render_server(struct metrics_out *o, const struct metrics *m, const 
     metrics_one(o, "weir_stream_listeners", "gauge", "Listeners of the live state.", "", info->listeners);
     metrics_one(o, "weir_lost_step_records", "counter", "Steps that nobody took note of in time.", "",
                 (double)info->monitor->n_lost_steps);
+    if (info->has_otlp) {
+        metrics_family(o, "weir_traced_requests", "counter",
+                       "Requests whose spans went to the collector, or could not.");
+        metrics_value(o, "result=\"sent\"", (double)info->otlp.sent);
+        metrics_value(o, "result=\"dropped\"", (double)info->otlp.dropped);
+    }
     metrics_one(o, "weir_uptime_seconds", "gauge", "Since the server started.", "", info->uptime_s);
     if (!getrusage(RUSAGE_SELF, &cpu))
         metrics_one(o, "process_cpu_seconds", "counter", "Processor time of this process.", "",

@@ -121,6 +121,10 @@ static void handle_metrics(struct server *s, struct http_request *r, const struc
                                 .uptime_s = clock_monotonic_s() - s->started_s,
                                 .hardware_source =
                                     s->config.counter ? bandwidth_counter_name(s->config.counter) : NULL};
+    if (s->config.otlp) {
+        info.has_otlp = true;
+        info.otlp = otlp_counts(s->config.otlp);
+    }
     bool open_metrics = metrics_wants_open(http_request_header(r, "Accept"));
     struct buf text;
     buf_init(&text, (size_t)4 << 20);

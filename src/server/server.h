@@ -16,6 +16,7 @@
 #include "model/chat.h"
 #include "server/auth.h"
 #include "server/http.h"
+#include "server/otlp.h"
 #include "server/weir_json.h"
 
 struct server_config {
@@ -33,6 +34,7 @@ struct server_config {
     struct monitor_figures figures;
     struct ledger *ledger;
     struct bandwidth_counter *counter; /* of the machine's memory controllers; NULL: none */
+    struct otlp *otlp;                 /* where spans go; NULL: nowhere */
     bool no_metrics;
 
     uint32_t n_prepare_threads;

@@ -74,10 +74,14 @@ static bool is_state(const char *s)
     }
 }
 
-void trace_context_begin(struct trace_context *t, const char *traceparent, const char *tracestate, struct rng *rng)
+void trace_context_begin(struct trace_context *t, const char *traceparent, const char *tracestate, bool sample_new,
+                         struct rng *rng)
 {
     *t = (struct trace_context){0};
-    if (!traceparent || !parse_parent(t, traceparent))
+    bool continued = traceparent && parse_parent(t, traceparent);
+    if (!continued)
+        t->sampled = sample_new;
+    if (!continued)
         snprintf(t->trace_id, sizeof t->trace_id, "%016" PRIx64 "%016" PRIx64, rng_u64(rng), rng_u64(rng) | 1);
     else if (tracestate && is_state(tracestate))
         snprintf(t->state, sizeof t->state, "%s", tracestate);

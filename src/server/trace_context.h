@@ -18,8 +18,9 @@ struct trace_context {
     char state[TRACE_STATE_BYTES + 1];
 };
 
-/* Continues the trace of the headers (values, or NULL), or begins a new one. */
-void trace_context_begin(struct trace_context *t, const char *traceparent, const char *tracestate, struct rng *rng);
+/* Continues the trace of the headers (values, or NULL), or begins a new one, sampled or not as said. */
+void trace_context_begin(struct trace_context *t, const char *traceparent, const char *tracestate, bool sample_new,
+                         struct rng *rng);
 
 /* Our own traceparent. */
 void trace_context_format(const struct trace_context *t, char out[56]);

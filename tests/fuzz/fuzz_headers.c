@@ -19,11 +19,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     memcpy(text, data, size);
     text[size] = 0;
     char *parent = strsep(&rest, "\n"), *state = strsep(&rest, "\n");
-    trace_context_begin(&t, parent, state, &rng);
+    trace_context_begin(&t, parent, state, false, &rng);
     trace_context_format(&t, out);
     assert(strlen(out) == 55 && strlen(t.trace_id) == 32 && strspn(t.trace_id, "0") < 32);
     assert(!t.state[0] || !strcmp(t.state, state));
-    trace_context_begin(&again, out, t.state, &rng); /* what we send, we take */
+    trace_context_begin(&again, out, t.state, true, &rng); /* what we send, we take */
     assert(!strcmp(again.trace_id, t.trace_id) && !strcmp(again.parent_id, t.span_id));
     assert(again.sampled == t.sampled && !strcmp(again.state, t.state));
     metrics_wants_open(rest ? rest : "");

@@ -1,6 +1,7 @@
 // /v1/weir: the state and its stream, steps, requests, usage; accounting on request; who may see what; traces.
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
+import http from 'node:http';
 import os from 'node:os';
 import path from 'node:path';
 import { test, Server, sleep } from './lib.mjs';
@@ -332,6 +333,62 @@ test('the stream ends when the server drains', async () => {
   const stopped = k.stop();
   while (!(await reader.read()).done);
   assert.equal(await stopped, 0);
+});
+
+test('spans reach a collector; a collector that is away harms nobody', async () => {
+  const bodies = [], id = '4bf92f3577b34da6a3ce929d0e0e4736';
+  let status = 200;
+  const collector = http.createServer((q, r) => {
+    let text = '';
+    q.on('data', (d) => { text += d; });
+    q.on('end', () => {
+      if (status === 200) bodies.push({ url: q.url, type: q.headers['content-type'], json: JSON.parse(text) });
+      r.writeHead(status, { 'content-type': 'application/json' });
+      r.end('{}');
+    });
+  });
+  await new Promise((done) => collector.listen(0, '127.0.0.1', done));
+  const k = await Server.start('--ctx', '512', '--otlp-endpoint', `http://127.0.0.1:${collector.address().port}`);
+  const ask = (headers) => k.post('/v1/chat/completions', { messages, max_tokens: 4 }, headers);
+  const all = () => bodies.flatMap((b) => b.json.resourceSpans[0].scopeSpans[0].spans);
+  const traced = await ask({ traceparent: `00-${id}-00f067aa0ba902b7-01` });
+  await ask({ traceparent: `00-${id}-00f067aa0ba902b7-00` }); // not sampled
+  const own = await ask({});
+  assert.match(own.headers.get('traceparent'), /-01$/);
+  for (let i = 0; all().filter((x) => x.kind === 2).length < 2; i++) {
+    assert.ok(i < 300);
+    await sleep(20);
+  }
+  assert.ok(bodies.every((b) => b.url === '/v1/traces' && b.type === 'application/json'));
+  const spans = all(), roots = spans.filter((x) => x.kind === 2);
+  assert.equal(roots.length, 2);
+  const [span] = roots.filter((x) => x.traceId === id);
+  assert.equal(span.parentSpanId, '00f067aa0ba902b7');
+  assert.equal(span.spanId, traced.headers.get('traceparent').split('-')[2]);
+  assert.equal(span.name, 'chat');
+  const attributes = Object.fromEntries(span.attributes.map((a) => [a.key, Object.values(a.value)[0]]));
+  assert.equal(attributes['gen_ai.response.id'], traced.headers.get('x-request-id'));
+  assert.equal(attributes['gen_ai.usage.output_tokens'], String(traced.json.usage.completion_tokens));
+  assert.ok(Number(attributes['weir.memory_bytes']) > 0);
+  const phases = spans.filter((x) => x.parentSpanId === span.spanId);
+  assert.deepEqual(phases.map((x) => x.name), ['queued', 'prefill', 'decode']);
+  for (const x of phases) {
+    assert.ok(BigInt(x.startTimeUnixNano) >= BigInt(span.startTimeUnixNano));
+    assert.ok(BigInt(x.endTimeUnixNano) <= BigInt(span.endTimeUnixNano) + 1_000_000n);
+  }
+  assert.equal(new Set(spans.map((x) => x.spanId)).size, spans.length);
+  status = 500;
+  await ask({});
+  await sleep(1500);
+  collector.close();
+  collector.closeAllConnections();
+  assert.equal((await ask({})).status, 200);
+  await sleep(1500);
+  const { values } = await k.metrics();
+  assert.equal(values['weir_traced_requests_total{result="sent"}'], 2);
+  assert.equal(values['weir_traced_requests_total{result="dropped"}'], 2);
+  assert.equal(await k.stop(), 0);
+  await assert.rejects(Server.start('--otlp-endpoint', 'ftp://x'), /--otlp-endpoint/);
 });
 
 export default s;
