@@ -271,12 +271,14 @@ static void watching_is_bounded(void **state)
         struct conversation x = {.turns = 1 + (uint32_t)rng_below(&rng, 20), .idle_since_s = now_s};
         x.marks[0] = rng_below(&rng, 2) ? 1 + rng_below(&rng, 12) : 0;
         x.marks[1] = x.marks[0] && rng_below(&rng, 2) ? 0 : 1 + rng_below(&rng, 12);
+        x.marks[2] = rng_below(&rng, 3) ? 0 : 1 + rng_below(&rng, 12);
         if (rng_below(&rng, 4))
             conversation_watch(&c, &x, now_s);
         uint64_t chain[3] = {1 + rng_below(&rng, 12), 1 + rng_below(&rng, 12), 1 + rng_below(&rng, 12)};
         uint32_t mark = 9, i = conversation_find(&c, chain, 3, &mark);
         if (i != CONVERSATION_NONE) {
-            assert_true(mark < 3 && (c.items[i].marks[0] == chain[mark] || c.items[i].marks[1] == chain[mark]));
+            assert_true(mark < 3 && (c.items[i].marks[0] == chain[mark] || c.items[i].marks[1] == chain[mark] ||
+                                     c.items[i].marks[2] == chain[mark]));
             if (rng_below(&rng, 2))
                 conversation_continue(&c, i, now_s);
         }
@@ -284,7 +286,7 @@ static void watching_is_bounded(void **state)
             conversation_drop(&c, i, now_s);
         uint32_t n = 0, n_marks = 0;
         for (i = c.first; i != CONVERSATION_NONE; i = c.items[i].next, n++)
-            n_marks += (c.items[i].marks[0] ? 1u : 0) + (c.items[i].marks[1] ? 1u : 0);
+            n_marks += (c.items[i].marks[0] ? 1u : 0) + (c.items[i].marks[1] ? 1u : 0) + (c.items[i].marks[2] ? 1u : 0);
         assert_true(n == c.n && n <= 4 && n_marks == c.by_mark.n);
     }
     assert_true(c.predictor.brier_n > 0);

@@ -176,6 +176,7 @@ void forecast_stopped(struct sched *s, struct seq *q)
     if (!s->config.has_model)
         return;
     peak_remove(&s->forecast.peak, q->id, q->end_step);
+    probe_stopped(s, q);
     count_prefill(s, q, 0);
     if (q->itl_target_s == s->forecast.tightest_s && --s->forecast.n_tightest == 0)
         count_tightest(s);
@@ -188,6 +189,7 @@ void forecast_planned(struct sched *s)
     s->predicted_s = 0;
     if (!s->config.has_model)
         return;
+    probe_planned(s);
     s->load = s->padding;
     for (uint32_t i = 0; i < s->n_plan; i++)
         traffic_add(&s->load, &s->config.model, s->plan_seqs[i].n_past, s->plan_seqs[i].n_tokens,
@@ -227,6 +229,7 @@ void forecast_ended(struct sched *s, const struct seq *q, bool by_itself)
 {
     if (!s->config.has_model || q->n_tokens == q->n_prompt)
         return;
+    s->stats.memory.calibration.n_lengths += by_itself;
     if (by_itself && q->predicted_tokens > 0) {
         double error = (double)q->n_tokens - q->predicted_tokens;
         s->forecast.length_error2 += LENGTH_ERROR_GAIN * (error * error - s->forecast.length_error2);

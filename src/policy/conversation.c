@@ -17,7 +17,7 @@ int conversations_init(struct conversations *c, uint32_t max, struct err *e)
 {
     *c = (struct conversations){
         .max = max, .first = CONVERSATION_NONE, .last = CONVERSATION_NONE, .unused = CONVERSATION_NONE};
-    int rc = index_map_init(&c->by_mark, 2 * max, e);
+    int rc = index_map_init(&c->by_mark, CONVERSATION_MARKS * max, e);
     c->items = mem_array(max, sizeof *c->items);
     if (!rc && !c->items)
         rc = err_set(e, WEIR_ENOMEM, "no memory to watch %u conversations", max);
@@ -67,7 +67,7 @@ static void forget(struct conversations *c, uint32_t i)
 {
     struct conversation *x = &c->items[i];
     conversation_reserve(c, i, 0);
-    for (int m = 0; m < 2; m++) {
+    for (int m = 0; m < CONVERSATION_MARKS; m++) {
         if (x->marks[m])
             index_map_remove(&c->by_mark, x->marks[m]);
     }
@@ -113,8 +113,8 @@ uint32_t conversation_expired(const struct conversations *c, double now_s)
 
 uint32_t conversation_watch(struct conversations *c, const struct conversation *x, double now_s)
 {
-    assert(x->turns >= 1 && (x->marks[0] || x->marks[1]));
-    for (int m = 0; m < 2; m++) { /* the same text again: a repetition, whose last one counts */
+    assert(x->turns >= 1 && (x->marks[0] || x->marks[1] || x->marks[2]));
+    for (int m = 0; m < CONVERSATION_MARKS; m++) { /* the same text again: a repetition, whose last one counts */
         uint32_t other = x->marks[m] ? index_map_find(&c->by_mark, x->marks[m]) : INDEX_NONE;
         if (other != INDEX_NONE)
             forget(c, other);
@@ -126,9 +126,11 @@ uint32_t conversation_watch(struct conversations *c, const struct conversation *
     c->items[i] = *x;
     if (!(x->chance > 0))
         c->items[i].chance = continuation_probability(&c->predictor, x->turns, 0);
-    if (x->marks[0] == x->marks[1])
-        c->items[i].marks[1] = 0;
-    for (int m = 0; m < 2; m++) {
+    for (int m = 1; m < CONVERSATION_MARKS; m++) {
+        if (x->marks[m] == x->marks[0] || (m == 2 && x->marks[2] == x->marks[1]))
+            c->items[i].marks[m] = 0;
+    }
+    for (int m = 0; m < CONVERSATION_MARKS; m++) {
         if (c->items[i].marks[m])
             index_map_insert(&c->by_mark, c->items[i].marks[m], i);
     }

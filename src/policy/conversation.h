@@ -3,7 +3,8 @@
  * A conversation is known by its chain of prefix hashes (policy/prefix.h). When a turn ends, the hashes of its prompt's
  * and its whole text's last full chunk are watched, unless others had computed that chunk before (a shared system
  * prompt's end is nobody's conversation). A request whose own chain contains a watched hash is that conversation's next
- * turn; the longest match counts. Outputs need not be found again to the letter: the prompt's mark is enough.
+ * turn; the longest match counts. Outputs need not be found again to the letter: the prompt's mark is enough; and since a
+ * prompt's end may be rendered differently next time, so is one up to 512 tokens before it, if the text has grown.
  *
  * Turns and gaps feed the continuation predictor (policy/predict.h). A conversation is watched until hardly any that
  * return at all take so long, or until `max` younger ones have ended their turn.
@@ -21,9 +22,11 @@
 #include <stdint.h>
 
 #define CONVERSATION_NONE UINT32_MAX
+#define CONVERSATION_MARKS 3
 
 struct conversation {
-    uint64_t marks[2];      /* hashes: of the prompt, of all its text; 0: none */
+    /* Hashes: of the prompt, of all its text, of the prompt without its tail; 0: none. */
+    uint64_t marks[CONVERSATION_MARKS];
     uint32_t turns;         /* answered ones */
     uint32_t n_tokens;      /* its history */
     double idle_since_s;    /* the end of its last turn */

@@ -62,6 +62,8 @@ struct seq {
     uint32_t mark;             /* chunk by which it was recognised; with turns > 1 */
     double idle_since_s;       /* when its last turn had ended, */
     double chance;             /* and how likely this one seemed then */
+    bool probed;               /* member of the probe, */
+    uint32_t probe_shared;     /* and so many of its chunks were counted with others */
     uint32_t predicted_tokens; /* in the end, as of its start */
     double started_s;          /* for the first time */
     uint32_t prev, next; /* in the running list, the event list, the list of free slots or that of those who wait */
@@ -165,6 +167,13 @@ struct forecast {
     bool blocked;              /* the last plan left somebody waiting for want of memory or bandwidth */
 };
 
+/* One forecast of the peak after the other, against what comes (probe.c). */
+struct peak_probe {
+    uint32_t n_members; /* of the sequences that ran when it was made, those that still do; 0: none is out */
+    uint64_t next_plan; /* when the next one is made */
+    uint64_t predicted, actual;
+};
+
 /* The ladder (pressure.c). */
 struct pressure {
     struct pressure_stats stats;
@@ -198,6 +207,7 @@ struct sched {
     struct conversations talks;
     struct reserve reserve;
     struct pressure pressure;
+    struct peak_probe probe;
     uint32_t *tables; /* [max_running][max_table] */
     uint32_t max_table;
     uint32_t *table_rows; /* [n_table_rows]: unused rows of tables */
@@ -313,6 +323,10 @@ void memory_stats_fill(const struct sched *s, struct memory_stats *out);
 /* talks.c: requests as turns of conversations. */
 void talk_submitted(struct sched *s, struct seq *q);
 void talk_ended(struct sched *s, const struct seq *q, bool answered);
+
+/* probe.c */
+void probe_planned(struct sched *s);
+void probe_stopped(struct sched *s, struct seq *q);
 
 /* pressure.c */
 void stage_pressure(struct sched *s, struct draft *d);
