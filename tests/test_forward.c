@@ -1,11 +1,11 @@
 /* The forward pass on the CPU device: logits against references that are not this code (tests/golden), at every ISA
  * level, and the same to the last bit however a request is batched, cut, shared or spread over threads. */
+#include "kernel_levels.h"
 #include "test.h"
 
 #include "base/mem.h"
 #include "base/rng.h"
 #include "device/device.h"
-#include "kernel/x86/x86.h"
 #include "model/forward.h"
 #include "model/model.h"
 
@@ -216,12 +216,9 @@ static double relative_error(const struct golden *g, const struct feed *f)
     return sqrt(diff / ref);
 }
 
-static void check_golden(const char *name, const struct golden *g, const struct loaded *l, enum kernel_isa isa,
+static void check_golden(const char *name, const struct golden *g, const struct loaded *l, const struct kernels *k,
                          enum kv_type kv)
 {
-    const struct kernels *k = kernels_at(isa);
-    if (!k)
-        return;
     /* The prompts of models with experts are chosen so that rounding activations leaves the choice of experts as it
      * is; that says nothing of rounding the cache. */
     if (kv == KV_Q8_0 && (l->model->head_dim % 32 || l->model->n_expert))
@@ -235,10 +232,10 @@ static void check_golden(const char *name, const struct golden *g, const struct 
     bool int8 = kv == KV_Q8_0 || rounds_to_int8(k, l->model);
     double tolerance = (double)(int8 ? g->int8_tolerance : g->float_tolerance);
     if (getenv("WEIR_TEST_VERBOSE"))
-        printf("%-20s %-7s %s error %.2e tolerance %.2e\n", name, kernel_isa_name(isa), kv == KV_F16 ? "f16 " : "q8_0",
-               error, tolerance);
+        printf("%-20s %-7s %s error %.2e tolerance %.2e\n", name, kernel_isa_name(k->isa),
+               kv == KV_F16 ? "f16 " : "q8_0", error, tolerance);
     if (!(error <= tolerance))
-        fail_msg("%s at %s, %s cache: error %g over the tolerance %g", name, kernel_isa_name(isa),
+        fail_msg("%s at %s, %s cache: error %g over the tolerance %g", name, kernel_isa_name(k->isa),
                  kv == KV_F16 ? "f16" : "q8_0", error, tolerance);
     free(f.logits);
     device_destroy(d);
@@ -263,11 +260,12 @@ static void test_golden(void **state)
         assert_int_equal(g.n_vocab, l.model->n_vocab);
         const struct kernels *best = kernels_get(NULL);
         assert_non_null(best);
-        for (int isa = 0; isa < ISA_COUNT; isa++) {
-            if (EXCERPT && isa != (int)best->isa)
+        EACH_LEVEL(k)
+        {
+            if (EXCERPT && k != best)
                 continue;
-            check_golden(name, &g, &l, (enum kernel_isa)isa, KV_F16);
-            check_golden(name, &g, &l, (enum kernel_isa)isa, KV_Q8_0);
+            check_golden(name, &g, &l, k, KV_F16);
+            check_golden(name, &g, &l, k, KV_Q8_0);
         }
         unload(&l);
         golden_free(&g);
@@ -291,8 +289,8 @@ static void test_chunk_sizes(void **state)
         struct golden g = golden_read(path);
         struct loaded l = load(names[i / 3]);
         chunk_tokens = sizes[i % 3];
-        check_golden(names[i / 3], &g, &l, best->isa, KV_F16);
-        check_golden(names[i / 3], &g, &l, best->isa, KV_Q8_0);
+        check_golden(names[i / 3], &g, &l, best, KV_F16);
+        check_golden(names[i / 3], &g, &l, best, KV_Q8_0);
         unload(&l);
         golden_free(&g);
     }
@@ -463,19 +461,13 @@ static void test_same_long(void **state)
 static void test_same_with_tiles(void **state)
 {
     (void)state;
-#ifdef WEIR_KERNELS_X86
-    if (kernels_at(ISA_BF16)) {
-        struct kernels emulated = *kernels_at(ISA_BF16);
-        kernels_init_amx_emulated(&emulated);
-        same_kernels = &emulated;
-        check_same(&(struct same_case){"llama3", KV_F16, EXCERPT ? 80 : 150});
-        check_same(&(struct same_case){"mistral-window", KV_F16, EXCERPT ? 60 : 150});
-        check_same(&(struct same_case){"type-q8_0", KV_Q8_0, EXCERPT ? 60 : 150});
-        same_kernels = NULL;
-        return;
-    }
-#endif
-    skip();
+    same_kernels = kernels_of_level(LEVEL_EMULATED);
+    if (!same_kernels)
+        skip();
+    check_same(&(struct same_case){"llama3", KV_F16, EXCERPT ? 80 : 150});
+    check_same(&(struct same_case){"mistral-window", KV_F16, EXCERPT ? 60 : 150});
+    check_same(&(struct same_case){"type-q8_0", KV_Q8_0, EXCERPT ? 60 : 150});
+    same_kernels = NULL;
 }
 
 int main(void)
