@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tables of docs/benchmarks.md that come from `weir replay`, as Markdown.
 
-    bench/replay_tables.py TRACES policies|ablation|traffic
+    bench/replay_tables.py TRACES policies|ablation|traffic [--only TEXT]
 
 TRACES: the folder with AzureLLMInferenceTrace_conv.csv and conversation_trace.jsonl. A minute or two for each table and
-trace on one core. The saturating rate is the one at which as many requests arrive as `vllm` completes under permanent
+trace on one core; --only does those whose name holds TEXT. The saturating rate is the one at which as many requests arrive as `vllm` completes under permanent
 overload (all requests at 100 times their rate)."""
 
 import argparse
@@ -68,7 +68,7 @@ def cell(run, best):
 
 def print_goodput(runs, loads, unit=None):
     labels, rates, at = by_label(runs)
-    print(f"| {unit or 'load (offered/s)'} | " + " | ".join(f"`{x}`" for x in labels) + " |")
+    print(f"| {unit or 'load (offered/s)'} | " + " | ".join(f"`{x.replace('.json', '')}`" for x in labels) + " |")
     print("|---" * (len(labels) + 1) + "|")
     for load, rate in zip(loads, rates):
         best = max(at[x, rate]["goodput_per_s"] for x in labels)
@@ -84,32 +84,46 @@ def print_weir(runs):
           f"{1e3 * max(r['mean_itl_s']['p99'] for r in mine):.0f} ms.\n")
 
 
-def bounded(args, rate):
-    """vLLM behind a limit on its queue, the best one for this traffic at its saturating rate."""
-    tries = [f"{v}:max-queued={n}" for v in VLLM for n in (4, 8, 16, 32, 64)]
-    return max(replay(args, tries, [rate]), key=lambda r: r["goodput_per_s"])["policy"]
+def best_of(args, rate, tries):
+    """For this traffic, at its saturating rate."""
+    runs = replay(args, tries, [rate])
+    return tries[max(range(len(tries)), key=lambda i: runs[i]["goodput_per_s"])]
 
 
-def policies(traces):
-    for name, trace, options in SETUPS:
-        args = [os.path.join(traces, trace), *options]
-        rate = saturating_rate(args)
-        runs = replay(args, ["weir", *VLLM, bounded(args, rate), *OTHERS], [x * rate for x in LOADS])
-        print(f"### {name}\n\nSaturating rate: {rate:.3g}x of the recorded arrivals. `{' '.join(options)}`\n")
-        print_goodput(runs, LOADS)
-        print_weir(runs)
-        sys.stdout.flush()
+def policies(traces, only):
+    with tempfile.TemporaryDirectory() as folder:
+        # vLLM's scheduler with weir's refusals: who cannot get a first token in time is refused.
+        refuses = os.path.join(folder, "vllm+expire.json")
+        with open(refuses, "w", encoding="utf-8") as f:
+            json.dump({"name": "vllm+expire", "nodes": ["expire", "batch", "admit-waiting"]}, f)
+        for setup in SETUPS:
+            if only in setup[0]:
+                policies_of(traces, refuses, *setup)
+
+
+def policies_of(traces, refuses, name, trace, options):
+    args = [os.path.join(traces, trace), *options]
+    rate = saturating_rate(args)
+    bounded = best_of(args, rate, [f"{v}:max-queued={n}" for v in VLLM for n in (4, 8, 16, 32, 64)])
+    refusing = best_of(args, rate, [refuses, refuses + ":max-step-tokens=2048"])
+    runs = replay(args, ["weir", *VLLM, bounded, refusing, *OTHERS], [x * rate for x in LOADS])
+    print(f"### {name}\n\nSaturating rate: {rate:.3g}x of the recorded arrivals. `{' '.join(options)}`\n")
+    print_goodput(runs, LOADS)
+    print_weir(runs)
+    sys.stdout.flush()
 
 
 def ablation_files(folder, nodes):
     """weir without each of its nodes, and with what stands for it where one is needed."""
     stand_in = {"admit-bandwidth": ["admit"]}
     needed = {"batch"}
+    of_no_use_without = {"admit-bandwidth": ["reserve"]}
     for node in nodes:
         if node in needed:
             continue
-        rest = [m for n in nodes for m in (stand_in.get(n, []) if n == node else [n])]
-        path = os.path.join(folder, f"without {node}.json")
+        useless = [n for n in of_no_use_without.get(node, []) if n in nodes]
+        rest = [m for n in nodes if n not in useless for m in (stand_in.get(n, []) if n == node else [n])]
+        path = os.path.join(folder, f"without {' and '.join([node, *useless])}.json")
         with open(path, "w", encoding="utf-8") as f:
             json.dump({"name": f"no-{node}"[:31], "nodes": rest}, f)
         check = subprocess.run([WEIR, "replay", "--synthetic", "--requests", "10", "--policy", path],
@@ -120,14 +134,15 @@ def ablation_files(folder, nodes):
             yield path
 
 
-def ablation(traces):
+def ablation(traces, only):
+    setups = [s for s in SETUPS[:2] if only in s[0]]
     nodes = replay(["--synthetic", "--requests", "10"], ["weir"], [1])[0]["nodes"]
     with tempfile.TemporaryDirectory() as folder:
         files = list(ablation_files(folder, nodes))
-        print("| | " + " | ".join(f"{s[0].split(',')[0]} {x:g}x" for s in SETUPS[:2] for x in LOADS) + " |")
-        print("|---" * (1 + 2 * len(LOADS)) + "|")
+        print("| | " + " | ".join(f"{s[0].split(',')[0]} {x:g}x" for s in setups for x in LOADS) + " |")
+        print("|---" * (1 + len(setups) * len(LOADS)) + "|")
         columns = []
-        for _, trace, options in SETUPS[:2]:
+        for _, trace, options in setups:
             args = [os.path.join(traces, trace), *options]
             rate = saturating_rate(args)
             labels, rates, at = by_label(replay(args, ["weir", *files], [x * rate for x in LOADS]))
@@ -152,9 +167,12 @@ def conversations():
     print_weir(runs)
 
 
-def traffic(_):
-    conversations()
+def traffic(_, only):
+    if only in CONVERSATIONS[0]:
+        conversations()
     for name, options in TRAFFIC:
+        if only not in name:
+            continue
         args = ["--synthetic", "--requests", "8000", *options.split()]
         rate = saturating_rate([*args, "--rate", "1"])
         runs = []
@@ -171,8 +189,9 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("traces")
     p.add_argument("table", choices=["policies", "ablation", "traffic"])
+    p.add_argument("--only", default="")
     a = p.parse_args()
-    {"policies": policies, "ablation": ablation, "traffic": traffic}[a.table](a.traces)
+    {"policies": policies, "ablation": ablation, "traffic": traffic}[a.table](a.traces, a.only)
 
 
 if __name__ == "__main__":
