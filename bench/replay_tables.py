@@ -62,7 +62,7 @@ def by_label(runs):
 
 
 def cell(run, best):
-    text = f"{run['goodput_per_s']:.4g}" if run["goodput_per_s"] < 1000 else f"{run['goodput_per_s']:.0f}"
+    text = f"{run['goodput_per_s']:.4g}" if run["goodput_per_s"] >= 0.001 else "<0.001"
     return f"**{text}**" if run["goodput_per_s"] >= best else text
 
 
