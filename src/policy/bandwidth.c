@@ -129,7 +129,9 @@ static void count_prefill(struct sched *s, struct seq *q, uint32_t n_rows)
     f->n_prefilling = f->n_prefilling + (n_rows > 0) - (q->rows_left > 0);
     f->prefill_rows = f->prefill_rows + n_rows - q->rows_left;
     f->prefill_s = f->n_prefilling ? f->prefill_s + left_s - q->left_s : 0;
-    bool is_long = (s->pipeline.traits & NODE_SHARES_PREFILL) && left_s > LONG_STEPS * s->classes[1].itl_target_s;
+    /* Once long, long to its end: the last rows read the whole context and take longer than they seem to. */
+    bool is_long = (s->pipeline.traits & NODE_SHARES_PREFILL) && n_rows > 0 &&
+                   (q->is_long || left_s > LONG_STEPS * s->classes[1].itl_target_s);
     f->n_long = f->n_long + is_long - q->is_long;
     f->long_s = f->n_long ? f->long_s + (is_long ? left_s : 0) - (q->is_long ? q->left_s : 0) : 0;
     q->is_long = is_long;
