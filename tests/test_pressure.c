@@ -222,6 +222,7 @@ static bool step(struct world *w)
 static void run(struct world *w, uint64_t seed, struct sched_stats *st)
 {
     begin(w, seed, 60 + (uint32_t)(seed % 4) * 30, 64);
+    w->now_s = 5000;               /* any origin */
     for (int k = 0; k < 30; k++) { /* short ones first */
         submit(w, 8 + (uint32_t)rng_below(&w->rng, 12), 1 + (uint32_t)rng_below(&w->rng, 4), 100, 1000 + w->n_ids);
         while (step(w))
@@ -241,6 +242,10 @@ static void run(struct world *w, uint64_t seed, struct sched_stats *st)
     assert_int_equal(st->n_submitted, w->n_submitted);
     assert_int_equal(w->n_ended + w->n_refused, w->n_submitted);
     assert_true(w->worst_wait <= 20);
+    double at_levels_s = 0;
+    for (int level = 0; level < PRESSURE_N_LEVELS; level++)
+        at_levels_s += st->memory.pressure.level_s[level];
+    assert_true(fabs(at_levels_s - (w->now_s - 5000)) < 1e-6);
 }
 
 static void the_ladder_keeps_its_promises(void **state)

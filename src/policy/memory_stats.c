@@ -39,7 +39,7 @@ void memory_stats_fill(const struct sched *s, struct memory_stats *out)
     double tokens = reserve_tokens(&s->reserve, &s->talks, (double)n_free * chunk_tokens);
     out->reserve = s->reserve.stats;
     out->reserve.base_chunks = s->pool.n_active;
-    out->reserve.predicted_chunks = s->forecast.predicted_chunks;
+    out->reserve.predicted_chunks = s->running.n ? s->forecast.predicted_chunks : 0;
     out->reserve.speculative_chunks = (uint32_t)(tokens / chunk_tokens);
     out->reserve.limit_chunks = (uint32_t)(s->reserve.limit * n_free);
     out->retention = s->retention.stats;

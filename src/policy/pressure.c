@@ -130,7 +130,8 @@ void stage_pressure(struct sched *s, struct draft *d)
 
 void pressure_advance(struct sched *s, double to_s)
 {
-    s->pressure.stats.level_s[s->pressure.stats.level] += to_s - s->now_s;
+    if (s->stats.n_submitted > 0) /* before that time has no origin */
+        s->pressure.stats.level_s[s->pressure.stats.level] += to_s - s->now_s;
 }
 
 void pressure_preempted(struct sched *s, const struct seq *q)
