@@ -92,9 +92,6 @@ size_t act_row_bytes(enum act_format f, uint32_t n)
     case ACT_FORMAT_COUNT:
         bytes = (size_t)n * sizeof(float);
         break;
-    case ACT_BF16X2:
-        bytes = ((size_t)n + 31) / 32 * 2 * 32 * sizeof(uint16_t);
-        break;
     case ACT_BF16:
         bytes = (size_t)n * sizeof(uint16_t);
         break;

@@ -18,9 +18,8 @@
  *   K types       a super-block is summed in integers, scales of sub-blocks included, and added by one fused
  *                 multiply-add (a second one subtracts the mins); one chain in ascending order;
  *   floats        element i goes to chain i % 16 by a fused multiply-add; then chains i and i + 8, + 4, + 2, + 1.
- * Quantised types keep to this at every level. BF16 weights from level bf16 on multiply with bfloat16 activations, F16
- * weights from level amx on with pairs of bfloat16 (ACT_BF16X2), in the processor's own order, which is the same for any
- * number of rows and tokens, and with subnormals taken for zeros.
+ * All types but BF16 keep to this at every level. BF16 weights from level bf16 on multiply with bfloat16 activations in
+ * the processor's own order, which is the same for any number of rows and tokens, and with subnormals taken for zeros.
  */
 #ifndef WEIR_KERNEL_KERNEL_H
 #define WEIR_KERNEL_KERNEL_H
@@ -37,12 +36,10 @@ enum kernel_isa { ISA_REF, ISA_AVX2, ISA_AVX512, ISA_VNNI, ISA_BF16, ISA_AMX, IS
 
 /* How a packed activation row is stored. */
 enum act_format {
-    ACT_F32,    /* float32 as it is */
-    ACT_BF16,   /* bfloat16, round to nearest even; subnormals may become zeros; zeros up to a multiple of 32 */
-    ACT_BF16X2, /* two bfloat16 h + l, each rounded to nearest even: of every 32 elements (the last filled up with zeros)
-                 * 32 h, then 32 l; number 2i of these is element i, number 2i + 1 element i + 16 */
-    ACT_Q8,     /* blocks of 32: see struct act_q8 in kernel/blocks.h */
-    ACT_Q8K,    /* blocks of 256, with sums of 16: for K types; struct act_q8k */
+    ACT_F32,  /* float32 as it is */
+    ACT_BF16, /* bfloat16, round to nearest even; subnormals may become zeros; zeros up to a multiple of 32 */
+    ACT_Q8,   /* blocks of 32: see struct act_q8 in kernel/blocks.h */
+    ACT_Q8K,  /* blocks of 256, with sums of 16: for K types; struct act_q8k */
     ACT_FORMAT_COUNT,
 };
 

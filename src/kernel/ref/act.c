@@ -23,17 +23,6 @@ static void pack_bf16(const float *x, uint32_t n, void *out)
         put_bf16(x[i], (uint16_t *)out + i);
 }
 
-static void pack_bf16x2(const float *x, uint32_t n, void *out)
-{
-    uint16_t *p = out;
-    memset(out, 0, ((size_t)n + 31) / 32 * 2 * 32 * sizeof *p);
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t at = i / 32 * 64 + i % 16 * 2 + i % 32 / 16;
-        put_bf16(x[i], p + at);
-        put_bf16(x[i] - bf16_to_f32(bf16_from_f32(x[i])), p + at + 32);
-    }
-}
-
 /* The scale d of n values, and in *inverse what to multiply them with before rounding. */
 static float quant_scale(const float *x, int n, float *inverse)
 {
@@ -87,7 +76,6 @@ void ref_init_act(struct kernels *k)
 {
     k->act_pack[ACT_F32] = pack_f32;
     k->act_pack[ACT_BF16] = pack_bf16;
-    k->act_pack[ACT_BF16X2] = pack_bf16x2;
     k->act_pack[ACT_Q8] = pack_q8;
     k->act_pack[ACT_Q8K] = pack_q8k;
 }
