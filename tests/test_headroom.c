@@ -84,9 +84,11 @@ static void agrees_with_admission(void **state)
                 assert_false(runs);
                 n_waited++;
             }
-            /* The present must have room too, besides the predicted peak. */
-            uint32_t needed = r.n_prompt / 16 + 1 + st.n_running / 4;
-            if (is_alone && h.share <= 0.999 && needed < st.chunks_free && st.n_running < 60) {
+            /* The present must have room too, besides the predicted peak, and the next step for its prefill. */
+            uint32_t n_free = st.chunks_free, n_running = st.n_running, needed = r.n_prompt / 16 + 1 + n_running / 4;
+            sched_stats(s, &st);
+            bool for_prefill = !runs && st.waiting_for == SCHED_WAIT_PREFILL;
+            if (is_alone && h.share <= 0.999 && needed < n_free && n_running < 60 && !for_prefill) {
                 assert_true(runs);
                 n_admitted++;
             }

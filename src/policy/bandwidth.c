@@ -351,6 +351,12 @@ static struct peak_seq newcomer(const struct sched *s, const struct seq *q, uint
                              .end_step = s->forecast.n_plans + expected_remaining(s, q)};
 }
 
+/* What predicted lengths may be off by, all together: errors of one sequence are independent of the others'. */
+static double error_margin_tokens(const struct sched *s)
+{
+    return ERROR_MARGIN * sqrt((s->running.n + 1) * s->forecast.length_error2);
+}
+
 void forecast_headroom(struct sched *s, struct seq *q, struct sched_headroom *out)
 {
     uint32_t n_idle, n_ready = kv_count_ready(s, q, &n_idle);
@@ -358,15 +364,10 @@ void forecast_headroom(struct sched *s, struct seq *q, struct sched_headroom *ou
     uint64_t peak = peak_chunks(&s->forecast.peak, s->forecast.n_plans, &p);
     double positions = (double)(peak + n_ready - n_idle) * s->config.chunk_tokens;
     q->prefill_s = predict_prefill_s(s, q);
-    out->kv_share = (double)peak / (s->pool.n_chunks - s->retention.pinned.n);
+    out->kv_share =
+        ((double)peak + error_margin_tokens(s) / s->config.chunk_tokens) / (s->pool.n_chunks - s->retention.pinned.n);
     out->bandwidth_share = decode_step_s(s, s->running.n + 1, positions) / (s->config.bandwidth_limit * target_s(s, q));
     out->wait_s = (s->forecast.prefill_s + queue_all_s(s) + q->prefill_s) / prefill_share(s);
-}
-
-/* What predicted lengths may be off by, all together: errors of one sequence are independent of the others'. */
-static double error_margin_tokens(const struct sched *s)
-{
-    return ERROR_MARGIN * sqrt((s->running.n + 1) * s->forecast.length_error2);
 }
 
 /* Does a peak of so many chunks fit the pool, and a decode step at it the bandwidth? n_cached of q's chunks are not among

@@ -215,7 +215,7 @@ int sched_submit(struct sched *s, const struct sched_request *r, double now_s, s
  * being the limit. Of several devices the one with the least `share` has the most headroom for it. False if it could
  * never run here, or without a traffic model. Nothing is decided or kept. */
 struct sched_headroom {
-    double kv_share;        /* of the pool, at the future peak of the predicted lengths */
+    double kv_share;        /* of the pool, at the future peak of the predicted lengths and of their error */
     double bandwidth_share; /* of bandwidth_limit times the inter-token target, a decode step at that peak */
     double wait_s;          /* predicted, until its first token, behind all that wait */
     double share;           /* the largest of these, with wait_s over its limit of the first token if it has one */
