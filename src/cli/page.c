@@ -3,6 +3,7 @@
 #include "base/embed.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Stands inside a script element, which a '<' could end. */
@@ -26,7 +27,7 @@ static void add_file(struct buf *b, const char *name)
         buf_add(b, f->begin, (size_t)(f->end - f->begin));
 }
 
-int page_render(struct buf *b, const char *page, const char *json)
+static int page_render(struct buf *b, const char *page, const char *json)
 {
     static const char *const marks[] = {"/*STYLE*/", "/*SCRIPT*/", "/*REPORT*/null"};
     const struct embed_file *f = embed_find(page);
@@ -52,6 +53,32 @@ int page_render(struct buf *b, const char *page, const char *json)
             add_file(b, which ? "page_script" : "page_style");
     }
     return b->failed;
+}
+
+static char *text_of(json_t *report, unsigned digits, size_t layout)
+{
+    char *text = report ? json_dumps(report, layout | JSON_REAL_PRECISION(digits)) : NULL;
+    json_decref(report);
+    return text;
+}
+
+int page_put_json(struct buf *b, json_t *report, unsigned digits)
+{
+    char *text = text_of(report, digits, JSON_INDENT(1));
+    if (!text)
+        return WEIR_ENOMEM;
+    buf_adds(b, text);
+    buf_addc(b, '\n');
+    free(text);
+    return b->failed;
+}
+
+int page_put(struct buf *b, const char *page, json_t *report, unsigned digits)
+{
+    char *text = text_of(report, digits, JSON_COMPACT);
+    int rc = text ? page_render(b, page, text) : WEIR_ENOMEM;
+    free(text);
+    return rc;
 }
 
 int page_write(const struct buf *b, const char *path, struct err *e)

@@ -7,8 +7,12 @@
 #include "base/buf.h"
 #include "base/err.h"
 
-/* Appends the page to b; a full buffer fails there. WEIR_ENOMEM if the template is not there. */
-int page_render(struct buf *b, const char *page, const char *json);
+#include <jansson.h>
+
+/* A report as JSON text, indented, or as a page, with so many digits. Takes over the reference; WEIR_ENOMEM if it is
+ * NULL or the page's template is not there; a full buffer fails there. */
+int page_put_json(struct buf *b, json_t *report, unsigned digits);
+int page_put(struct buf *b, const char *page, json_t *report, unsigned digits);
 
 /* Writes a file whole; "-" is standard output. */
 int page_write(const struct buf *b, const char *path, struct err *e);

@@ -136,36 +136,23 @@ static json_t *rivals_json(const struct plan_report *p)
     return rivals;
 }
 
-static char *report_text(const struct plan_report *p, size_t flags)
+static json_t *report_json(const struct plan_report *p)
 {
     json_t *cost = json_pack("{s:f, s:f, s:f, s:f}", "price_per_device_hour", p->price_per_hour,
                              "price_per_million_tokens", p->price_per_million, "bandwidth_device_hours_per_million",
                              p->bandwidth_hours, "compute_device_hours_per_million", p->compute_hours);
-    json_t *root =
-        json_pack("{s:o, s:o, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "model", model_json(p), "device",
-                  device_json(&p->in.profile), "devices", (int)p->n_devices, "memory", memory_json(p), "one_sequence",
-                  single_json(p), "roofline", roofline_json(p), "sweet_spot", sweet_json(p), "surface", cells_json(p),
-                  "what_if", what_if_json(p), "cost", cost, "compare", rivals_json(p));
-    char *text = root ? json_dumps(root, flags | JSON_REAL_PRECISION(8)) : NULL;
-    json_decref(root);
-    return text;
+    return json_pack("{s:o, s:o, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "model", model_json(p), "device",
+                     device_json(&p->in.profile), "devices", (int)p->n_devices, "memory", memory_json(p),
+                     "one_sequence", single_json(p), "roofline", roofline_json(p), "sweet_spot", sweet_json(p),
+                     "surface", cells_json(p), "what_if", what_if_json(p), "cost", cost, "compare", rivals_json(p));
 }
 
 int plan_json(const struct plan_report *p, struct buf *b)
 {
-    char *text = report_text(p, JSON_INDENT(2));
-    if (!text)
-        return WEIR_ENOMEM;
-    buf_adds(b, text);
-    buf_addc(b, '\n');
-    free(text);
-    return b->failed;
+    return page_put_json(b, report_json(p), 8);
 }
 
 int plan_html(const struct plan_report *p, struct buf *b)
 {
-    char *text = report_text(p, JSON_COMPACT);
-    int rc = text ? page_render(b, "plan_page", text) : WEIR_ENOMEM;
-    free(text);
-    return rc;
+    return page_put(b, "plan_page", report_json(p), 8);
 }

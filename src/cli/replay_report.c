@@ -293,29 +293,12 @@ static json_t *report_json(const struct replay_report *r)
                      "recording", playback_json(r->playback), "runs", runs);
 }
 
-static char *report_text(const struct replay_report *r, size_t flags)
-{
-    json_t *o = report_json(r);
-    char *text = o ? json_dumps(o, flags | JSON_REAL_PRECISION(7)) : NULL;
-    json_decref(o);
-    return text;
-}
-
 int replay_report_json(const struct replay_report *r, struct buf *b)
 {
-    char *text = report_text(r, JSON_INDENT(1));
-    if (!text)
-        return WEIR_ENOMEM;
-    buf_adds(b, text);
-    buf_addc(b, '\n');
-    free(text);
-    return b->failed;
+    return page_put_json(b, report_json(r), 7);
 }
 
 int replay_report_html(const struct replay_report *r, struct buf *b)
 {
-    char *text = report_text(r, JSON_COMPACT);
-    int rc = text ? page_render(b, "replay_page", text) : WEIR_ENOMEM;
-    free(text);
-    return rc;
+    return page_put(b, "replay_page", report_json(r), 7);
 }
