@@ -95,8 +95,11 @@ struct kernels {
     enum kernel_isa isa;
 
     enum act_format act_format[TENSOR_TYPE_COUNT]; /* what each weight type multiplies with */
-    void (*act_pack[ACT_FORMAT_COUNT])(const float *x, uint32_t n, void *out);   /* by act_format: one row */
-    void (*matmul[TENSOR_TYPE_COUNT])(const struct matmul_args *a);              /* NULL: type not supported */
+    void (*act_pack[ACT_FORMAT_COUNT])(const float *x, uint32_t n, void *out); /* by act_format: one row */
+    void (*matmul[TENSOR_TYPE_COUNT])(const struct matmul_args *a);            /* NULL: type not supported */
+    /* The same products, to the last bit, with weights in lanes (kernel/lanes.h): w is the first group, n_rows a multiple of
+     * LANES, w_row_bytes the bytes of a row alone. NULL: the type stays as rows. */
+    void (*matmul_lanes[TENSOR_TYPE_COUNT])(const struct matmul_args *a);
     void (*dequant[TENSOR_TYPE_COUNT])(const void *row, uint32_t n, float *out); /* embedding rows; n whole blocks */
 
     /* out[i] = x[i] * w[i] / sqrt(mean(x^2) + eps); out may be x */

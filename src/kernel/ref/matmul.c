@@ -1,5 +1,6 @@
 /* Matrix products: the order of summation that kernel.h promises, spelt out. */
 #include "kernel/half.h"
+#include "kernel/lanes.h"
 #include "kernel/ref/ref.h"
 
 #include <math.h>
@@ -89,6 +90,19 @@ static void matmul_quantised(enum tensor_type t, const struct matmul_args *a)
     }
 }
 
+/* Row by row, brought back to how it was. */
+static void matmul_in_lanes(enum tensor_type t, const struct matmul_args *a)
+{
+    struct matmul_args one = *a;
+    one.n_rows = 1;
+    one.w = a->scratch;
+    for (uint32_t r = 0; r < a->n_rows; r++) {
+        lanes_unpack_row(t, (const char *)a->w + r / LANES * LANES * a->w_row_bytes, a->n_cols, r % LANES, a->scratch);
+        one.y = a->y + r;
+        matmul_quantised(t, &one);
+    }
+}
+
 /* ---- float weights ---- */
 
 static float load_weight(enum tensor_type t, const char *w, uint32_t i)
@@ -126,41 +140,53 @@ static void matmul_float(enum tensor_type t, const struct matmul_args *a)
     {                                                                                                                  \
         matmul_##kind(type, a);                                                                                        \
     }
+#define MATMUL_BOTH(name, type)                                                                                        \
+    MATMUL(name, type, quantised)                                                                                      \
+    MATMUL(lanes_##name, type, in_lanes)
 MATMUL(f32, TENSOR_F32, float)
 MATMUL(f16, TENSOR_F16, float)
 MATMUL(bf16, TENSOR_BF16, float)
-MATMUL(q8_0, TENSOR_Q8_0, quantised)
-MATMUL(q4_0, TENSOR_Q4_0, quantised)
-MATMUL(q4_1, TENSOR_Q4_1, quantised)
-MATMUL(q5_0, TENSOR_Q5_0, quantised)
-MATMUL(q5_1, TENSOR_Q5_1, quantised)
-MATMUL(iq4_nl, TENSOR_IQ4_NL, quantised)
-MATMUL(mxfp4, TENSOR_MXFP4, quantised)
-MATMUL(q2_k, TENSOR_Q2_K, quantised)
-MATMUL(q3_k, TENSOR_Q3_K, quantised)
-MATMUL(q4_k, TENSOR_Q4_K, quantised)
-MATMUL(q5_k, TENSOR_Q5_K, quantised)
-MATMUL(q6_k, TENSOR_Q6_K, quantised)
-MATMUL(iq4_xs, TENSOR_IQ4_XS, quantised)
+MATMUL_BOTH(q8_0, TENSOR_Q8_0)
+MATMUL_BOTH(q4_0, TENSOR_Q4_0)
+MATMUL_BOTH(q4_1, TENSOR_Q4_1)
+MATMUL_BOTH(q5_0, TENSOR_Q5_0)
+MATMUL_BOTH(q5_1, TENSOR_Q5_1)
+MATMUL_BOTH(iq4_nl, TENSOR_IQ4_NL)
+MATMUL_BOTH(mxfp4, TENSOR_MXFP4)
+MATMUL_BOTH(q2_k, TENSOR_Q2_K)
+MATMUL_BOTH(q3_k, TENSOR_Q3_K)
+MATMUL_BOTH(q4_k, TENSOR_Q4_K)
+MATMUL_BOTH(q5_k, TENSOR_Q5_K)
+MATMUL_BOTH(q6_k, TENSOR_Q6_K)
+MATMUL_BOTH(iq4_xs, TENSOR_IQ4_XS)
 
 void ref_init_matmul(struct kernels *k)
 {
     static const struct {
         enum tensor_type type;
         enum act_format act;
-        void (*fn)(const struct matmul_args *a);
+        void (*fn)(const struct matmul_args *a), (*lanes)(const struct matmul_args *a);
     } products[] = {
-        {TENSOR_F32, ACT_F32, matmul_f32},      {TENSOR_F16, ACT_F32, matmul_f16},
-        {TENSOR_BF16, ACT_F32, matmul_bf16},    {TENSOR_Q8_0, ACT_Q8, matmul_q8_0},
-        {TENSOR_Q4_0, ACT_Q8, matmul_q4_0},     {TENSOR_Q4_1, ACT_Q8, matmul_q4_1},
-        {TENSOR_Q5_0, ACT_Q8, matmul_q5_0},     {TENSOR_Q5_1, ACT_Q8, matmul_q5_1},
-        {TENSOR_IQ4_NL, ACT_Q8, matmul_iq4_nl}, {TENSOR_MXFP4, ACT_Q8, matmul_mxfp4},
-        {TENSOR_Q2_K, ACT_Q8K, matmul_q2_k},    {TENSOR_Q3_K, ACT_Q8K, matmul_q3_k},
-        {TENSOR_Q4_K, ACT_Q8K, matmul_q4_k},    {TENSOR_Q5_K, ACT_Q8K, matmul_q5_k},
-        {TENSOR_Q6_K, ACT_Q8K, matmul_q6_k},    {TENSOR_IQ4_XS, ACT_Q8K, matmul_iq4_xs},
+        {TENSOR_F32, ACT_F32, matmul_f32, NULL},
+        {TENSOR_F16, ACT_F32, matmul_f16, NULL},
+        {TENSOR_BF16, ACT_F32, matmul_bf16, NULL},
+        {TENSOR_Q8_0, ACT_Q8, matmul_q8_0, matmul_lanes_q8_0},
+        {TENSOR_Q4_0, ACT_Q8, matmul_q4_0, matmul_lanes_q4_0},
+        {TENSOR_Q4_1, ACT_Q8, matmul_q4_1, matmul_lanes_q4_1},
+        {TENSOR_Q5_0, ACT_Q8, matmul_q5_0, matmul_lanes_q5_0},
+        {TENSOR_Q5_1, ACT_Q8, matmul_q5_1, matmul_lanes_q5_1},
+        {TENSOR_IQ4_NL, ACT_Q8, matmul_iq4_nl, matmul_lanes_iq4_nl},
+        {TENSOR_MXFP4, ACT_Q8, matmul_mxfp4, matmul_lanes_mxfp4},
+        {TENSOR_Q2_K, ACT_Q8K, matmul_q2_k, matmul_lanes_q2_k},
+        {TENSOR_Q3_K, ACT_Q8K, matmul_q3_k, matmul_lanes_q3_k},
+        {TENSOR_Q4_K, ACT_Q8K, matmul_q4_k, matmul_lanes_q4_k},
+        {TENSOR_Q5_K, ACT_Q8K, matmul_q5_k, matmul_lanes_q5_k},
+        {TENSOR_Q6_K, ACT_Q8K, matmul_q6_k, matmul_lanes_q6_k},
+        {TENSOR_IQ4_XS, ACT_Q8K, matmul_iq4_xs, matmul_lanes_iq4_xs},
     };
     for (size_t i = 0; i < sizeof products / sizeof *products; i++) {
         k->act_format[products[i].type] = products[i].act;
         k->matmul[products[i].type] = products[i].fn;
+        k->matmul_lanes[products[i].type] = products[i].lanes;
     }
 }

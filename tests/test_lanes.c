@@ -1,0 +1,201 @@
+/* Weights in lanes: the layout, and products at every level that this machine has against ref/ with the same rows. Groups
+ * end at an unreadable page, outputs lie between canaries. */
+#include "kernel_inputs.h"
+
+#include "kernel/lanes.h"
+
+static const enum tensor_type types[] = {
+    TENSOR_Q8_0, TENSOR_Q4_0, TENSOR_Q4_1, TENSOR_Q5_0,   TENSOR_Q5_1,   TENSOR_Q2_K,  TENSOR_Q3_K,
+    TENSOR_Q4_K, TENSOR_Q5_K, TENSOR_Q6_K, TENSOR_IQ4_NL, TENSOR_IQ4_XS, TENSOR_MXFP4,
+};
+#define N_TYPES (sizeof types / sizeof *types)
+
+static _Alignas(64) uint8_t scratch[MATMUL_SCRATCH_BYTES];
+
+static uint32_t some_cols(enum tensor_type t, uint32_t max_blocks)
+{
+    uint32_t block = tensor_type_info((uint32_t)t)->block_elements;
+    return block * (1 + below(block == 32 ? max_blocks : max_blocks / 8 + 1));
+}
+
+static void types_with_lanes(void **state)
+{
+    (void)state;
+    uint32_t n = 0;
+    for (uint32_t t = 0; t < TENSOR_TYPE_COUNT; t++)
+        n += lanes_has((enum tensor_type)t);
+    assert_int_equal(n, N_TYPES);
+    for (size_t i = 0; i < N_TYPES; i++)
+        assert_true(lanes_has(types[i]));
+}
+
+/* Every bit of every row comes back, and 16 rows fill a group to the byte. */
+static void rows_come_back(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < N_TYPES; i++) {
+        for (int n = 0; n < 12; n++) {
+            const uint32_t cols = some_cols(types[i], 20);
+            const size_t row_bytes = tensor_type_row_bytes(types[i], cols), stride = row_bytes + below(3);
+            uint8_t *rows = malloc(LANES * stride), *back = malloc(row_bytes);
+            struct guarded group = guarded_alloc(LANES * row_bytes);
+            for (size_t b = 0; b < LANES * stride; b++)
+                rows[b] = (uint8_t)below(256);
+            memset(group.data, 0xa5, LANES * row_bytes);
+            lanes_pack(types[i], rows, stride, cols, group.data);
+            for (uint32_t r = 0; r < LANES; r++) {
+                lanes_unpack_row(types[i], group.data, cols, r, back);
+                assert_memory_equal(back, rows + r * stride, row_bytes);
+            }
+            free(rows);
+            free(back);
+            guarded_free(&group);
+        }
+    }
+}
+
+/* The documented places of codes and scales, by hand. */
+static void layout_is_as_documented(void **state)
+{
+    (void)state;
+    struct block_q8_0 rows[LANES][5];
+    uint8_t group[sizeof rows];
+    for (int r = 0; r < LANES; r++) {
+        for (int b = 0; b < 5; b++) {
+            rows[r][b].d = (uint16_t)(100 * b + r);
+            for (int i = 0; i < 32; i++)
+                rows[r][b].q[i] = (int8_t)(r + 16 * b + 3 * i - 128);
+        }
+    }
+    lanes_pack(TENSOR_Q8_0, rows, sizeof rows[0], 5 * 32, group);
+    for (int r = 0; r < LANES; r++) {
+        for (int b = 0; b < 5; b++) {
+            const size_t cell = b < 4 ? 0 : 4 * 544, in_cell = (size_t)(b % 4), blocks = b < 4 ? 4 : 1;
+            for (size_t i = 0; i < 32; i++)
+                assert_int_equal(group[cell + ((in_cell * 8 + i / 4) * 16 + (size_t)r) * 4 + i % 4],
+                                 (uint8_t)(rows[r][b].q[i] + 128));
+            uint16_t d;
+            memcpy(&d, group + cell + blocks * 512 + (in_cell * 16 + (size_t)r) * 2, 2);
+            assert_int_equal(d, rows[r][b].d);
+        }
+    }
+    struct block_q5_0 five[LANES] = {0};
+    five[3].high[2] = 0x20; /* element 21: unit 5, byte 1 */
+    lanes_pack(TENSOR_Q5_0, five, sizeof five[0], 32, group);
+    for (size_t i = 0; i < sizeof five; i++)
+        assert_int_equal(group[i], i == 4 * 64 + 3 * 4 + 1 ? 1 << 5 : 0);
+}
+
+struct product {
+    struct guarded w;
+    void *x_memory;
+    uint8_t *rows;
+    float *got, *want;
+    size_t n_y;
+    struct matmul_args a;
+};
+
+static void product_make(struct product *p, enum tensor_type t, uint32_t n_rows, uint32_t cols, uint32_t tokens)
+{
+    const struct kernels *ref = kernels_at(ISA_REF);
+    const enum act_format f = ref->act_format[t];
+    const size_t row_bytes = tensor_type_row_bytes(t, cols), x_bytes = act_row_bytes(f, cols) + 64 * below(2);
+    const size_t shift = 4 * below(2), y_stride = n_rows + below(5);
+    p->w = guarded_alloc(n_rows * row_bytes);
+    p->rows = malloc(n_rows * row_bytes);
+    for (uint32_t r = 0; r < n_rows; r++)
+        fill_row(t, (enum flavour)below(FLAVOURS), p->rows + r * row_bytes, cols);
+    for (uint32_t r = 0; r < n_rows; r += LANES)
+        lanes_pack(t, p->rows + r * row_bytes, row_bytes, cols, p->w.data + r * row_bytes);
+    p->x_memory = calloc(1, tokens * x_bytes + shift);
+    uint8_t *x = (uint8_t *)p->x_memory + shift;
+    float *row = calloc(cols, sizeof *row);
+    for (uint32_t i = 0; i < tokens; i++) {
+        fill_floats(row, cols, (enum flavour)below(FLAVOURS));
+        ref->act_pack[f](row, cols, x + i * x_bytes);
+    }
+    free(row);
+    p->n_y = tokens * y_stride + 2 * PAD;
+    p->got = malloc(p->n_y * sizeof *p->got);
+    p->want = malloc(p->n_y * sizeof *p->want);
+    fill_canaries(p->got, p->n_y);
+    fill_canaries(p->want, p->n_y);
+    p->a = (struct matmul_args){.w = p->rows,
+                                .w_row_bytes = row_bytes,
+                                .n_rows = n_rows,
+                                .n_cols = cols,
+                                .x = x,
+                                .x_row_bytes = x_bytes,
+                                .n_tokens = tokens,
+                                .y = p->want + PAD,
+                                .y_stride = y_stride,
+                                .scratch = scratch};
+    ref->matmul[t](&p->a);
+    p->a.w = p->w.data;
+    p->a.y = p->got + PAD;
+}
+
+static void product_free(struct product *p)
+{
+    guarded_free(&p->w);
+    free(p->rows);
+    free(p->x_memory);
+    free(p->got);
+    free(p->want);
+}
+
+static bool same(float a, float b)
+{
+    return a == b || (isnan(a) && isnan(b));
+}
+
+static void check_product(const struct kernels *k, enum tensor_type t, uint32_t groups, uint32_t cols, uint32_t tokens)
+{
+    struct product p;
+    product_make(&p, t, groups * LANES, cols, tokens);
+    k->matmul_lanes[t](&p.a);
+    for (size_t i = 0; i < p.n_y; i++) {
+        if (!same(p.got[i], p.want[i]))
+            fail_msg("%s %s in lanes, %u groups x %u cols x %u tokens: [%zu] is %a, reference %a",
+                     kernel_isa_name(k->isa), tensor_type_name((uint32_t)t), groups, cols, tokens, i - PAD,
+                     (double)p.got[i], (double)p.want[i]);
+    }
+    product_free(&p);
+}
+
+static void products_match_rows(void **state)
+{
+    (void)state;
+    EACH_LEVEL(k)
+    {
+        for (size_t i = 0; i < N_TYPES; i++) {
+            const enum tensor_type t = types[i];
+            if (!k->matmul_lanes[t])
+                continue;
+            const uint32_t block = tensor_type_info((uint32_t)t)->block_elements;
+            for (uint32_t tokens = 1; tokens <= 70; tokens += tokens < 20 ? 1 : 7)
+                check_product(k, t, 1 + below(tokens > 20 ? 2 : 4), some_cols(t, 16), tokens);
+            for (uint32_t blocks = 1; blocks <= 9; blocks++)
+                check_product(k, t, 1 + below(3), blocks * block, 1 + below(9));
+            const uint32_t past_segment = SEGMENT_COLS + 3 * block;
+            check_product(k, t, 1, SEGMENT_COLS, 1);
+            check_product(k, t, 3, past_segment, 1);
+            check_product(k, t, 1, 2 * past_segment, 3);
+            check_product(k, t, 2, past_segment, 21);
+            check_product(k, t, 1, 2 * block, 530);
+            check_product(k, t, 1, past_segment, 270);
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(types_with_lanes),
+        cmocka_unit_test(rows_come_back),
+        cmocka_unit_test(layout_is_as_documented),
+        cmocka_unit_test(products_match_rows),
+    };
+    kernel_inputs_seed();
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
