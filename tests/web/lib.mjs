@@ -1,8 +1,10 @@
 // Chromium, pages that tell on themselves, and load for the server behind them.
+import assert from 'node:assert/strict';
 import { chromium } from 'playwright-core';
 import { mkdtempSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { sleep } from '../http/lib.mjs';
 
 // The flags keep the browser from calling home; --no-sandbox because tests may run as root.
 const context = (options) => chromium.launchPersistentContext(mkdtempSync(path.join(os.tmpdir(), 'weir-web-')), {
@@ -52,6 +54,26 @@ export const live = async (page) => {
   await page.waitForFunction(() => document.querySelectorAll('#figures .figure').length === 8);
 };
 export const textOf = (page, selector) => page.$eval(selector, (e) => e.innerText);
+
+// Waits until what is drawn says so; returns all of it.
+export async function says(page, selector, want, limit = 20_000) {
+  for (const began = Date.now(); ; await sleep(50)) {
+    const text = await textOf(page, selector);
+    if (want.test(text)) return text;
+    assert.ok(Date.now() - began < limit, `${selector} never says ${want}: ${text}`);
+  }
+}
+
+// Waits until the page has drawn n more states of the server.
+export async function states(page, n = 1) {
+  const now = () => page.getAttribute('#charts', 'aria-valuemax').then(Number); // in whole seconds
+  for (const began = await now(); await now() < began + n;) await sleep(50);
+}
+
+export const focused = (page) => page.evaluate(() => {
+  const e = document.activeElement;
+  return { name: e.id || e.className || e.tagName, key: e.closest('tr')?.dataset.key, shown: getComputedStyle(e).outlineStyle !== 'none' };
+});
 
 // n clients that ask one thing after the other until stop() is called.
 export function load(server, n, headers = {}) {

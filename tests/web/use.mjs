@@ -3,45 +3,48 @@ import assert from 'node:assert/strict';
 import { mkdtempSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { Server, sleep, test } from '../http/lib.mjs';
-import { live, load, poorContrast, textOf, withPage } from './lib.mjs';
+import { build } from '../../web/node_modules/esbuild/lib/main.js';
+import { root, Server, sleep, test } from '../http/lib.mjs';
+import { focused, live, load, poorContrast, says, states, textOf, withPage } from './lib.mjs';
 
 test('web: everything by keyboard', async () => {
   const s = await Server.start();
   const stop = load(s, 6);
   await withPage(`${s.url}/`, {}, async (page) => {
     await live(page);
-    await sleep(3000);
-    const focused = () => page.evaluate(() => document.activeElement.id || document.activeElement.className || document.activeElement.textContent);
+    await states(page, 3);
     const seen = [];
     for (let i = 0; i < 14; i++) {
       await page.keyboard.press('Tab');
-      seen.push(await focused());
-      if (i) { // the skip link is the first
-        const outline = await page.evaluate(() => getComputedStyle(document.activeElement).outlineStyle);
-        assert.notEqual(outline, 'none', `focus shows on ${seen[i]}`);
-      }
+      const { name, shown } = await focused(page);
+      seen.push(name);
+      assert.ok(shown || !i, `focus shows on ${name}`); // the skip link is the first
     }
     for (const id of ['skip', 'pause', 'theme', 'try', 'charts']) assert.ok(seen.includes(id), `${id} in ${seen}`);
 
     await page.focus('#charts');
     await page.keyboard.press('ArrowLeft');
     await page.keyboard.press('ArrowLeft');
-    assert.match(await textOf(page, '#explain h3'), /^At \d\d:\d\d:\d\d/);
+    const kept = await says(page, '#explain', /^At \d\d:\d\d:\d\d/);
     const told = await page.getAttribute('#charts', 'aria-valuetext');
     assert.match(told, /^\d\d:\d\d:\d\d: ./);
-    const kept = await textOf(page, '#explain');
-    await sleep(1500);
+    await states(page, 2);
     assert.equal(await textOf(page, '#explain'), kept, 'what is kept stands still');
     await page.keyboard.press('Escape');
-    assert.match(await textOf(page, '#explain h3'), /^Now/);
+    await says(page, '#explain h3', /^Now/);
+    await page.keyboard.press('ArrowLeft');
+    await page.focus('#explain button');
+    await states(page, 2);
+    await page.keyboard.press('Enter');
+    await says(page, '#explain h3', /^Now/);
+    assert.equal((await focused(page)).name, 'charts');
 
     await page.focus('#try');
     await page.keyboard.press('Enter');
-    assert.equal(await page.evaluate(() => document.activeElement.tagName), 'TEXTAREA');
+    await page.waitForSelector('#drawer textarea:focus');
     await page.keyboard.press('Escape');
-    assert.ok(await page.isHidden('#drawer'));
-    assert.equal(await focused(), 'try', 'focus goes back to where it was');
+    await page.waitForSelector('#drawer', { state: 'hidden' });
+    assert.equal((await focused(page)).name, 'try', 'focus goes back to where it was');
 
     await page.evaluate(() => document.activeElement.blur());
     await page.keyboard.press('Space');
@@ -58,20 +61,82 @@ test('web: everything by keyboard', async () => {
   await s.stop();
 });
 
+test('web: focus stays in the table while its rows come and go', async () => {
+  const s = await Server.start();
+  const stop = load(s, 6);
+  await withPage(`${s.url}/`, {}, async (page) => {
+    await live(page);
+    await page.keyboard.press('Tab');
+    await page.focus('#table tbody tr button');
+    for (let i = 0; i < 6; i++) {
+      await states(page);
+      const { key, shown } = await focused(page);
+      assert.ok(key && shown, 'of a row that ended it goes to another');
+    }
+    await page.keyboard.press('Enter');
+    await page.waitForSelector('#drawer .lane');
+    await stop();
+    await page.waitForFunction(() => !document.querySelector('#table tbody tr'));
+    await page.keyboard.press('Escape');
+    const { name, shown } = await focused(page);
+    assert.ok(name === 'scroll' && shown, `the row is gone: the table has it, not ${name}`);
+  });
+  await s.stop();
+});
+
+test('web: lists keep their elements, their order and the focus', () => withPage('about:blank', {}, async (page) => {
+  const built = await build({ entryPoints: [path.join(root, 'web/src/dom.ts')], bundle: true, write: false, format: 'iife', globalName: 'dom' });
+  await page.addScriptTag({ content: built.outputFiles[0].text });
+  const wrong = await page.evaluate(() => {
+    const wrong = [];
+    document.body.innerHTML = '<div tabindex="0"><ul></ul></div>';
+    const ul = document.querySelector('ul');
+    const show = (keys) => {
+      const were = new Map(Array.from(ul.children, (e) => [e.dataset.key, e]));
+      globalThis.dom.keyed(ul, [...keys], (k) => k, (k) => globalThis.dom.el('li', null, globalThis.dom.el('button', null, k)), () => {});
+      const now = Array.from(ul.children, (e) => e.innerText).join('');
+      if (now !== keys) wrong.push(`${keys} became ${now}`);
+      for (const e of ul.children) if (were.has(e.dataset.key) && were.get(e.dataset.key) !== e) wrong.push(`${e.innerText} was made anew`);
+    };
+    const focus = (keys, want) => {
+      show(keys);
+      const at = document.activeElement;
+      if ((at === ul.parentElement ? 'all' : at.innerText) !== want) wrong.push(`${keys}: the focus is on ${at.outerHTML}, not ${want}`);
+    };
+    for (const keys of ['abcd', 'bcd', 'dcb', 'aabb', 'bab', 'b', '', 'abcdefg', 'gbadcfe', 'xgy']) show(keys);
+    show('abcde');
+    ul.children[2].firstChild.focus();
+    for (const [keys, want] of [['bcde', 'c'], ['ebcd', 'c'], ['cdeb', 'c'], ['deb', 'd'], ['be', 'e'], ['b', 'b'], ['xy', 'x'], ['', 'all']]) focus(keys, want);
+    return wrong;
+  });
+  assert.deepEqual(wrong, []);
+}));
+
 test('web: pointing at a moment explains it; clicking keeps it', async () => {
   const s = await Server.start();
   const stop = load(s, 6);
   await withPage(`${s.url}/`, {}, async (page) => {
     await live(page);
-    await sleep(4000);
+    await states(page, 4);
     const box = await (await page.$('#charts .u-over')).boundingBox();
-    await page.mouse.move(box.x + box.width - 6, box.y + box.height / 2);
-    assert.match(await textOf(page, '#explain h3'), /^At .*click to keep/s);
-    await page.mouse.click(box.x + box.width - 6, box.y + box.height / 2);
-    assert.match(await textOf(page, '#explain h3'), /Back to now/);
+    const at = [box.x + box.width - 6, box.y + box.height / 2];
+    await page.mouse.move(...at);
+    await says(page, '#explain h3', /^At .*click to keep/s);
+    await page.mouse.click(...at);
+    const kept = await says(page, '#explain', /^At .*Back to now/s);
+    const read = await textOf(page, '#charts .title');
+    await states(page, 2);
+    assert.equal(await textOf(page, '#explain'), kept, 'stands still under a pointer that rests');
+    assert.equal(await textOf(page, '#charts .title'), read);
+    await page.mouse.move(at[0] - 9, at[1]);
+    await says(page, '#explain h3', /^At .*click to keep/s);
     await page.mouse.move(5, 5);
-    await page.click('#explain button');
-    assert.match(await textOf(page, '#explain h3'), /^Now/);
+    await says(page, '#explain h3', /Back to now/);
+    await page.hover('#explain button');
+    await page.mouse.down();
+    await states(page, 2);
+    await page.mouse.up();
+    await says(page, '#explain h3', /^Now/);
   });
   await stop();
   await s.stop();

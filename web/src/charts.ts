@@ -7,7 +7,8 @@ import { CLASSES, type History } from './history';
 export interface Charts {
   draw(from: number, to: number): void; // the span shown, in wall seconds
   restyle(): void;
-  mark(t: number | null): void; // the moment that is kept: a line in every chart
+  mark(t: number | null): void; // the moment that is kept: a line in every chart. A pointer at rest no longer points.
+  read(i: number): void; // the moment whose values stand in the titles
 }
 
 interface Line {
@@ -74,6 +75,7 @@ export function createCharts(
   const sync = uPlot.sync('time');
   let plots: uPlot[] = [];
   let kept: number | null = null;
+  let rested: Event | null = null; // where the pointer was when a moment was kept
   let span: [number, number] = [0, 1];
   let legends: HTMLElement[][] = [];
 
@@ -124,7 +126,8 @@ export function createCharts(
       bands: spec.stacked ? spec.lines.slice(1).map((_l, k) => ({ series: [k + 2, k + 1] as [number, number] })) : undefined,
       hooks: {
         setCursor: [(u) => {
-          if (u.cursor.event) onPoint(u.cursor.left != null && u.cursor.left >= 0 ? u.posToVal(u.cursor.left, 'x') : null);
+          // Every redraw tells the pointer's last place again.
+          if (u.cursor.event && u.cursor.event !== rested) onPoint(u.cursor.left != null && u.cursor.left >= 0 ? u.posToVal(u.cursor.left, 'x') : null);
         }],
         ready: [(u) => {
           u.over.addEventListener('click', () => {
@@ -171,16 +174,10 @@ export function createCharts(
       }
       plots[k].setData([x, ...cols] as uPlot.AlignedData, true);
     });
-    readout();
   }
 
-  function readout(): void {
-    const u = plots[0];
-    const left = u.cursor.left ?? -1;
-    const i = h.find(left >= 0 ? u.posToVal(left, 'x') : kept ?? Infinity);
-    all.forEach((spec, k) => spec.lines.forEach((l, s) => {
-      text(legends[k][s], h.length ? spec.text(l.value(i)) : f.NONE);
-    }));
+  function read(i: number): void {
+    all.forEach((spec, k) => spec.lines.forEach((l, s) => text(legends[k][s], spec.text(l.value(i)))));
     text(root.querySelector('.limit') as Element, h.limit ? `- - admission limit ${f.pct(h.limit)}` : '');
   }
 
@@ -200,9 +197,10 @@ export function createCharts(
     },
     mark(t) {
       kept = t;
+      rested = plots.find((p) => p.cursor.event)?.cursor.event ?? null;
       plots.forEach((p) => p.redraw(false));
-      readout();
     },
+    read,
   };
 }
 

@@ -31,25 +31,38 @@ export function attr(e: Element, name: string, value: string): void {
   if (e.getAttribute(name) !== value) e.setAttribute(name, value);
 }
 
-// Children of `parent` become one for each item, kept by key: `make` builds, `update` refreshes.
+// Children of `parent` become one for each item, kept by key (the n-th of a key is the n-th again): `make` builds,
+// `update` refreshes. Focus stays on its item; of one that is gone it goes to the next, of the last to what holds them.
 export function keyed<T>(
   parent: HTMLElement, items: T[], key: (t: T) => string,
   make: (t: T) => HTMLElement, update: (e: HTMLElement, t: T) => void,
 ): void {
-  const old = new Map<string, HTMLElement>();
-  for (const c of Array.from(parent.children) as HTMLElement[]) old.set(c.dataset.key ?? '', c);
+  const before = Array.from(parent.children) as HTMLElement[];
+  const old = new Map(before.map((c) => [c.dataset.key ?? '', c]));
+  const focused = document.activeElement as HTMLElement | null, place = before.findIndex((c) => c.contains(focused));
+  const times = new Map<string, number>();
+  const keys = items.map((item) => {
+    const k = key(item), n = times.get(k) ?? 0;
+    times.set(k, n + 1);
+    return n ? `${k} ${n}` : k;
+  });
+  const wanted = new Set(keys);
+  // First, so that those that stay need not move: moving costs focus and the click that is under way.
+  for (const [k, e] of old) if (!wanted.has(k)) e.remove();
   let at: Element | null = parent.firstElementChild;
-  for (const item of items) {
-    const k = key(item);
+  items.forEach((item, i) => {
+    const k = keys[i];
     let e = old.get(k);
-    if (e) old.delete(k);
-    else {
+    if (!e) {
       e = make(item);
       e.dataset.key = k;
     }
     update(e, item);
     if (e === at) at = at.nextElementSibling;
     else parent.insertBefore(e, at);
-  }
-  for (const e of old.values()) e.remove();
+  });
+  if (place < 0 || document.activeElement === focused) return;
+  const next = [...before.slice(place), ...before.slice(0, place).reverse()].find((c) => c.isConnected) ?? parent.firstElementChild;
+  const heir = before[place].isConnected ? focused : next?.querySelector<HTMLElement>('button') ?? parent.closest<HTMLElement>('[tabindex]');
+  heir?.focus({ preventScroll: true });
 }

@@ -15,14 +15,17 @@ const PHASES: Record<string, { color: string; label: string }> = {
   tier: { color: '--c-move', label: 'waited on a tier' },
 };
 
-let opener: HTMLElement | null = null;
+let openers: (HTMLElement | null | undefined)[] = []; // and what holds it: a request's row may be gone by then
 let onClosed: (() => void) | null = null;
 
 export function openDrawer(title: string, body: HTMLElement, closed: () => void): void {
   const drawer = $('drawer');
   onClosed?.();
   onClosed = closed;
-  if (drawer.hidden) opener = document.activeElement as HTMLElement | null;
+  if (drawer.hidden) {
+    const opener = document.activeElement as HTMLElement | null;
+    openers = [opener, opener?.parentElement?.closest<HTMLElement>('[tabindex]')];
+  }
   drawer.hidden = false;
   text($('drawer-title'), title);
   $('drawer-body').replaceChildren(body);
@@ -35,7 +38,7 @@ export function closeDrawer(): void {
   onClosed?.();
   onClosed = null;
   $('drawer-body').replaceChildren();
-  (opener?.isConnected ? opener : $('main')).focus();
+  (openers.find((e) => e?.isConnected) ?? $('main')).focus();
 }
 
 /* ---- Timeline of a request ---- */

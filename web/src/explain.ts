@@ -89,8 +89,12 @@ const row = (color: string | null, name: string, value: string, sum = false) => 
   el('dd', { class: sum ? 'sum' : null }, value),
 ];
 
-// mode: what the panel's title says of the moment.
+// mode: what the panel's title says of the moment. One that is shown already stays: with it the
+// button under the pointer or the focus, and text that is selected.
 export function renderExplain(root: HTMLElement, h: History, i: number, mode: 'now' | 'pointed' | 'kept', release: () => void): void {
+  const shown = `${mode} ${h.t[i]}`;
+  if (root.dataset.shown === shown) return;
+  root.dataset.shown = shown;
   const { verdict, causes } = explain(h, i);
   const d = h.detail[i], s = d?.slowest;
   const parts = CLASSES.map((c, k) => ({ ...c, v: s ? s.bytes[c.name] : h.bytes[k][i] }));

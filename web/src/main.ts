@@ -37,8 +37,11 @@ function drawExplain(): void {
   const t = pointed ?? kept;
   const mode = pointed != null && pointed !== kept ? 'pointed' : kept != null ? 'kept' : 'now';
   const i = t == null ? history.length - 1 : history.find(t);
-  renderExplain($('explain'), history, i, mode, () => keep(null));
-  const slider = $('charts');
+  const panel = $('explain'), slider = $('charts');
+  const within = panel.contains(document.activeElement);
+  renderExplain(panel, history, i, mode, () => keep(null));
+  if (within && !panel.contains(document.activeElement)) slider.focus({ preventScroll: true });
+  charts?.read(i);
   attr(slider, 'aria-valuemin', String(Math.round(history.now - span)));
   attr(slider, 'aria-valuemax', String(Math.round(history.now)));
   attr(slider, 'aria-valuenow', String(Math.round(history.t[i])));
