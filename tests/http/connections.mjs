@@ -1,29 +1,30 @@
 // Connections: clients that leave, read slowly, send slowly, pipeline, are too many.
 import assert from 'node:assert/strict';
-import { test, Server, request, responses, sleep } from './lib.mjs';
+import { once } from 'node:events';
+import { test, Server, request, responses, sleep, until } from './lib.mjs';
 
 const s = await Server.start('--ctx', '4096', '--max-running', '8', '--header-timeout-s', '1', '--max-output-bytes',
   '64K', '--idle-timeout-s', '3');
 const openai = s.client();
-const long = { prompt: 'Once', max_tokens: 3000, ignore_eos: true };
+const long = { prompt: 'Once', max_tokens: 4000, ignore_eos: true };
+const finished = async () => (await s.metrics()).values['vllm:request_success_total{finished_reason="length"}'];
 
 test('a client that leaves a stream frees its memory', async () => {
   const stream = await openai.completions.create({ ...long, stream: true });
   let n = 0;
   for await (const _ of stream) if (++n === 3) break; // break aborts the request
-  const ms = await s.idle();
-  assert.ok(ms < 2000, `took ${ms} ms`);
-  assert.ok((await s.metrics()).values.weir_http_disconnects_total >= 1);
+  await s.shows('it is seen', (v) => v.weir_http_disconnects_total === 1);
+  await s.idle();
+  assert.equal(await finished(), 0);
 });
 
 test('a client that leaves while nothing is written', async () => {
-  const before = (await s.metrics()).values.weir_http_disconnects_total;
-  const raw = s.raw(request('/v1/completions', { ...long, n: 4 }));
-  await s.running(4);
+  const raw = s.raw(request('/v1/completions', { ...long, n: 8 }));
+  await s.running(8);
   raw.socket.destroy();
-  const ms = await s.idle();
-  assert.ok(ms < 2000, `took ${ms} ms`);
-  assert.equal((await s.metrics()).values.weir_http_disconnects_total, before + 1);
+  await s.shows('it is seen', (v) => v.weir_http_disconnects_total === 2);
+  await s.idle();
+  assert.equal(await finished(), 0);
 });
 
 test('a client that leaves at once, many times', async () => {
@@ -34,7 +35,7 @@ test('a client that leaves at once, many times', async () => {
     await raw.end;
   }
   await s.idle();
-  assert.equal((await s.metrics()).values.weir_http_busy_connections, 0);
+  await s.shows('no connection is busy', (v) => v.weir_http_busy_connections === 0);
 });
 
 test('a half-closed connection counts as gone', async () => {
@@ -45,19 +46,13 @@ test('a half-closed connection counts as gone', async () => {
 });
 
 test('a slow reader is cut off', async () => {
-  const before = (await s.metrics()).values.weir_http_slow_readers_total;
   const raw = s.raw();
   raw.socket.pause();
   raw.socket.write(request('/v1/chat/completions', {
     messages: [{ role: 'user', content: 'Hi' }], n: 8, max_tokens: 3000, ignore_eos: true, stream: true,
     logprobs: true, top_logprobs: 20,
   }));
-  await s.running(8);
-  const began = Date.now();
-  while ((await s.metrics()).values.weir_http_slow_readers_total === before) {
-    assert.ok(Date.now() - began < 60_000, 'never cut off');
-    await sleep(50);
-  }
+  await s.shows('it is cut off', (v) => v.weir_http_slow_readers_total === 1);
   await s.idle();
   raw.socket.destroy();
 });
@@ -110,12 +105,10 @@ test('HTTP/1.0: whole answers and streams end with the connection', async () => 
 test('408: a request that drips in', async () => {
   const raw = s.raw('POST /v1/completions HTTP/1.1\r\nHost: x\r\n');
   const drip = setInterval(() => raw.socket.write('X-A: b\r\n'), 100);
-  const began = Date.now();
   const [r] = responses(await raw.end);
   clearInterval(drip);
   assert.equal(r.status, 408);
   assert.equal(JSON.parse(r.body).error.code, 'request_timeout');
-  assert.ok(Date.now() - began < 5000);
 });
 
 test('an encoding that is not known has no end, and is cut off', async () => {
@@ -125,10 +118,7 @@ test('an encoding that is not known has no end, and is cut off', async () => {
 });
 
 test('silent and idle connections are closed', async () => {
-  const began = Date.now();
-  const silent = s.raw();
-  await silent.end;
-  assert.ok(Date.now() - began < 4000);
+  await s.raw().end;
   const idle = s.raw('GET /health HTTP/1.1\r\nHost: x\r\n\r\n');
   const data = await idle.end;
   assert.equal(responses(data)[0].status, 200);
@@ -145,28 +135,36 @@ test('a long answer outlives the idle timeout', async () => {
 
 test('429 with Retry-After when the queue is full', async () => {
   const small = await Server.start('--ctx', '2048', '--max-running', '1', '--max-queued', '1');
-  const all = await Promise.all(Array.from({ length: 6 }, () =>
-    small.post('/v1/completions', { prompt: 'x', max_tokens: 200, ignore_eos: true })));
-  const refused = all.filter((r) => r.status === 429);
-  assert.ok(refused.length >= 3 && refused.length <= 5, JSON.stringify(all.map((r) => r.status)));
-  assert.ok(all.every((r) => r.status === 200 || r.status === 429));
-  for (const r of refused) {
-    assert.ok(Number(r.headers.get('retry-after')) >= 1);
-    assert.equal(r.json.error.type, 'rate_limit_error');
-  }
-  await assert.rejects(Promise.all(Array.from({ length: 6 }, () => small.client().completions.create(
-    { prompt: 'x', max_tokens: 200, ignore_eos: true, stream: true }))), (e) => e.status === 429);
+  const ask = { prompt: 'x', max_tokens: 200, ignore_eos: true };
+  const six = (fn) => Promise.all(Array.from({ length: 6 }, fn));
+  await until(async () => { // unless they came far apart
+    const all = await six(() => small.post('/v1/completions', ask)), refused = all.filter((r) => r.status === 429);
+    assert.ok(all.every((r) => r.status === 200 || r.status === 429) && refused.length <= 5);
+    for (const r of refused) {
+      assert.ok(Number(r.headers.get('retry-after')) >= 1);
+      assert.equal(r.json.error.type, 'rate_limit_error');
+    }
+    return refused.length >= 3;
+  }, 'three are refused');
+  await until(async () => {
+    const all = await six(() => small.client().completions.create({ ...ask, stream: true }).then(async (stream) => {
+      for await (const _ of stream);
+      return 200;
+    }, (e) => e.status));
+    assert.ok(all.every((status) => status === 200 || status === 429));
+    return all.includes(429);
+  }, 'a stream is refused');
   await small.idle();
   assert.equal(await small.stop(), 0);
 });
 
 test('a stream that waits in the queue begins all the same', async () => {
   const one = await Server.start('--ctx', '4096', '--max-running', '1');
-  const ahead = Array.from({ length: 12 }, () => one.raw(request('/v1/completions', { ...long, max_tokens: 4000 })));
-  await one.running(1);
+  const ahead = Array.from({ length: 12 }, () => one.raw(request('/v1/completions', long)));
+  await one.shows('they wait', (v) => v['vllm:num_requests_waiting'] >= 8);
   const began = Date.now();
   const second = one.raw(request('/v1/completions', { prompt: 'x', max_tokens: 1, stream: true }));
-  const head = await second.until((d) => d.includes('\r\n\r\n'), 4000);
+  const head = await second.until((d) => d.includes('\r\n\r\n'));
   assert.ok(Date.now() - began > 500 && head.includes('text/event-stream') && !head.includes('data: '));
   for (const c of ahead)
     c.socket.destroy();
@@ -179,7 +177,7 @@ test('more connections than allowed wait their turn', async () => {
   const few = await Server.start('--max-connections', '4', '--ctx', '512');
   const get = 'GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n';
   const idle = Array.from({ length: 4 }, () => few.raw());
-  await sleep(100);
+  await Promise.all(idle.map((c) => once(c.socket, 'connect')));
   const waiting = few.raw(get);
   await sleep(200);
   assert.equal(waiting.data, '');

@@ -1,4 +1,5 @@
 // Test runner, server processes and raw sockets for the HTTP tests.
+import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import net from 'node:net';
 import { fileURLToPath } from 'node:url';
@@ -18,9 +19,9 @@ export async function runAll() {
   const only = process.argv[2];
   for (const { name, fn } of tests) {
     if (only && !name.includes(only)) continue;
-    const began = Date.now();
+    const began = Date.now(), others = new Set(servers);
     let timer;
-    const limit = new Promise((_, no) => { timer = setTimeout(() => no(new Error('timed out')), 90_000); });
+    const limit = new Promise((_, no) => { timer = setTimeout(() => no(new Error('timed out')), 120_000); });
     try {
       await Promise.race([fn(), limit]);
       passed++;
@@ -28,6 +29,7 @@ export async function runAll() {
     } catch (e) {
       failed++;
       console.log(`not ok ${name}\n${(e.stack || String(e)).replace(/^/gm, '    ')}`);
+      for (const s of servers) if (!others.has(s)) await s.kill(); // and with it what loads it
     }
     clearTimeout(timer);
   }
@@ -110,24 +112,19 @@ export class Server {
     return { text, values };
   }
 
-  // Waits until nothing runs or waits and no KV chunk is owned by a sequence; returns how long that took in ms.
-  async idle(limit = 10_000) {
-    const began = Date.now();
-    for (;;) {
-      const { values: v } = await this.metrics();
-      if (!v['vllm:num_requests_running'] && !v['vllm:num_requests_waiting'] && !v['weir_kv_chunks{state="active"}'])
-        return Date.now() - began;
-      if (Date.now() - began > limit) throw new Error(`still busy: ${JSON.stringify(v)}`);
-      await sleep(10);
-    }
+  // Waits until the values of the metrics are as told.
+  async shows(what, predicate) {
+    await until(async () => predicate((await this.metrics()).values), what);
   }
 
-  async running(n = 1, limit = 20_000) {
-    const began = Date.now();
-    while ((await this.metrics()).values['vllm:num_requests_running'] < n) {
-      if (Date.now() - began > limit) throw new Error(`never ${n} running`);
-      await sleep(5);
-    }
+  // Waits until nothing runs or waits and no KV chunk is owned by a sequence.
+  async idle() {
+    await this.shows('nothing runs', (v) => !v['vllm:num_requests_running'] && !v['vllm:num_requests_waiting'] &&
+      !v['weir_kv_chunks{state="active"}']);
+  }
+
+  async running(n = 1) {
+    await this.shows(`${n} run`, (v) => v['vllm:num_requests_running'] >= n);
   }
 
   // A socket that writes raw bytes and gathers what comes back.
@@ -137,12 +134,8 @@ export class Server {
     socket.on('data', (d) => { c.data += d.toString('latin1'); });
     c.end = new Promise((done) => socket.on('close', () => { c.closed = true; done(c.data); }));
     socket.on('error', () => {});
-    c.until = async (predicate, limit = 15_000) => {
-      const began = Date.now();
-      while (!predicate(c.data)) {
-        if (c.closed || Date.now() - began > limit) throw new Error(`gave up on: ${c.data.slice(0, 2000)}`);
-        await sleep(5);
-      }
+    c.until = async (predicate) => {
+      await until(() => predicate(c.data) || (c.closed && assert.fail(`closed after: ${c.data.slice(0, 2000)}`)), 'the bytes come');
       return c.data;
     };
     if (text) socket.write(text);
@@ -151,6 +144,16 @@ export class Server {
 }
 
 export const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
+
+// Waits until fn's result is true, and returns it. What follows from an event is waited for, never expected at once:
+// the bound is there to end, not to measure.
+export async function until(fn, what, limit = 60_000) {
+  for (const began = Date.now(); ; await sleep(10)) {
+    const got = await fn();
+    if (got) return got;
+    if (Date.now() - began > limit) throw new Error(`waited in vain until ${what}`);
+  }
+}
 
 export function request(where, body, headers = '') {
   const text = typeof body === 'string' ? body : JSON.stringify(body);

@@ -5,7 +5,7 @@ import { mkdtempSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
-import { binary, root, Server, sleep, test } from './lib.mjs';
+import { binary, root, Server, test, until } from './lib.mjs';
 
 const run = promisify(execFile);
 const top = (args, env = {}) => run(binary, ['top', ...args], { cwd: root, env: { ...process.env, ...env }, timeout: 20_000 });
@@ -25,24 +25,24 @@ class Terminal {
   resize(columns, lines) { this.tmux('resize-window', '-x', String(columns), '-y', String(lines)); }
   close() { this.tmux('kill-server'); }
 
-  async until(predicate, limit = 15_000) {
-    const began = Date.now();
-    for (;;) {
-      const s = this.screen();
-      if (predicate(s)) return s;
-      if (Date.now() - began > limit) throw new Error(`never shown; the screen:\n${s}`);
-      await sleep(100);
-    }
+  async until(predicate) {
+    let screen = '';
+    await until(() => predicate(screen = this.screen()), 'it is shown').catch((e) => assert.fail(`${e.message}; the screen:\n${screen}`));
+    return screen;
   }
 }
 
-// Requests that run until the server is told otherwise.
+// n clients that ask one thing after the other until told otherwise.
 function work(s, n) {
   const stop = new AbortController();
-  const all = Array.from({ length: n }, (_x, i) => fetch(`${s.url}/v1/completions`, {
-    method: 'POST', signal: stop.signal, headers: { 'content-type': 'application/json' },
-    body: JSON.stringify({ prompt: `count ${i}`, max_tokens: 3900, ignore_eos: true }),
-  }).then((r) => r.text()).catch(() => {}));
+  const all = Array.from({ length: n }, async (_x, i) => {
+    while (!stop.signal.aborted) {
+      await fetch(`${s.url}/v1/completions`, {
+        method: 'POST', signal: stop.signal, headers: { 'content-type': 'application/json' },
+        body: JSON.stringify({ prompt: `count ${i}`, max_tokens: 3900, ignore_eos: true }),
+      }).then((r) => r.text()).catch(() => {});
+    }
+  });
   return async () => {
     stop.abort();
     await Promise.all(all);
@@ -62,15 +62,13 @@ test('top: a terminal, its size, its keys, a server that comes back', async () =
     assert.match(shown, /waits for: slots/);
     assert.match(t.screen('-e'), /\x1b\[[0-9;]*3[1-5]m/, 'in colour');
     t.resize(60, 18);
-    const small = await t.until((x) => /more \(arrow keys\)/.test(x));
-    assert.equal(small.trimEnd().split('\n').length, 18);
+    await t.until((x) => /more \(arrow keys\)/.test(x) && x.trimEnd().split('\n').length === 18);
     t.type('Down', 'Down', 'PageDown');
     await t.until((x) => !x.includes('more (arrow keys)'));
     t.resize(140, 40);
     t.type('Space');
     await t.until((x) => /^weir .* paused$/m.test(x));
-    await sleep(300);
-    assert.equal((await s.metrics()).values.weir_http_busy_connections, 8, 'paused: no stream');
+    await s.shows('paused: no stream', (v) => v.weir_stream_listeners === 0);
     t.type('Space');
     await t.until((x) => /^weir .* ready$/m.test(x));
     await stop();
@@ -112,7 +110,7 @@ test('top: once, as JSON, as lines', async () => {
   const lines = spawn(binary, ['top', '--url', s.url, '--interval-s', '0.2'], { cwd: root });
   let out = '';
   lines.stdout.on('data', (d) => { out += d; });
-  while (out.split('\n').length < 4) await sleep(50);
+  await until(() => out.split('\n').length >= 4, 'it tells');
   const ended = new Promise((done) => lines.on('close', done));
   lines.kill('SIGTERM');
   assert.equal(await ended, 0);

@@ -4,7 +4,7 @@ import { chromium } from 'playwright-core';
 import { mkdtempSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { sleep } from '../http/lib.mjs';
+import { until } from '../http/lib.mjs';
 
 // The flags keep the browser from calling home; --no-sandbox because tests may run as root.
 const context = (options) => chromium.launchPersistentContext(mkdtempSync(path.join(os.tmpdir(), 'weir-web-')), {
@@ -56,18 +56,18 @@ export const live = async (page) => {
 export const textOf = (page, selector) => page.$eval(selector, (e) => e.innerText);
 
 // Waits until what is drawn says so; returns all of it.
-export async function says(page, selector, want, limit = 20_000) {
-  for (const began = Date.now(); ; await sleep(50)) {
-    const text = await textOf(page, selector);
-    if (want.test(text)) return text;
-    assert.ok(Date.now() - began < limit, `${selector} never says ${want}: ${text}`);
-  }
+export async function says(page, selector, want) {
+  let text = '';
+  await until(async () => want.test(text = await textOf(page, selector)), `${selector} says ${want}`, 30_000)
+    .catch((e) => assert.fail(`${e.message}, not ${text}`));
+  return text;
 }
 
 // Waits until the page has drawn n more states of the server.
 export async function states(page, n = 1) {
   const now = () => page.getAttribute('#charts', 'aria-valuemax').then(Number); // in whole seconds
-  for (const began = await now(); await now() < began + n;) await sleep(50);
+  const began = await now();
+  await until(async () => await now() >= began + n, 'the page is drawn again');
 }
 
 export const focused = (page) => page.evaluate(() => {

@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { mkdirSync } from 'node:fs';
 import path from 'node:path';
-import { Server, sleep, test } from '../http/lib.mjs';
-import { live, load, poorContrast, status, textOf, withPage } from './lib.mjs';
+import { Server, sleep, test, until } from '../http/lib.mjs';
+import { live, load, poorContrast, says, states, status, textOf, withPage } from './lib.mjs';
 
 const shots = process.env.WEIR_SHOTS;
 const shot = async (page, name, fullPage = true) => {
@@ -25,30 +25,30 @@ for (const scheme of ['light', 'dark']) {
       await page.waitForFunction(() => document.querySelectorAll('#table tbody tr').length >= 16);
       await page.waitForFunction(() => document.querySelector('#queue-sum').textContent !== 'nobody waits');
       const before = await textOf(page, '#figures');
-      await sleep(Number(process.env.WEIR_SHOT_S || 4) * 1000);
-      assert.notEqual(await textOf(page, '#figures'), before);
+      await states(page, Number(process.env.WEIR_SHOT_S || 4));
+      await until(async () => await textOf(page, '#figures') !== before, 'the figures change');
       const figures = (await textOf(page, '#figures')).split('\n');
       for (const name of ['Memory bandwidth', 'Compute', 'Tokens out', 'Requests', 'First token', 'Between tokens', 'KV pool', 'Prediction error'])
         assert.ok(figures.includes(name), name);
       assert.doesNotMatch(await textOf(page, '#figures'), /NaN|undefined|null|Infinity/);
       assert.doesNotMatch(await textOf(page, 'main'), /NaN|undefined|\[object/);
-      assert.ok((await inked(page, '#charts canvas')).every((n) => n > 8), 'every chart is drawn');
-      assert.ok((await inked(page, '#kv-map'))[0] >= 4, 'the map shows several owners');
-      assert.match(await textOf(page, '#explain'), /slowest step took .+: \d+ decoding/);
-      assert.match(await textOf(page, '#queue-body'), /\d+ wait for /);
-      assert.match(await textOf(page, '#cost-sum'), /an hour/);
+      await until(async () => (await inked(page, '#charts canvas')).every((n) => n > 8), 'every chart is drawn');
+      await until(async () => (await inked(page, '#kv-map'))[0] >= 4, 'the map shows several owners');
+      await says(page, '#explain', /slowest step took .+: \d+ decoding/);
+      await says(page, '#queue-body', /\d+ wait for /);
+      await says(page, '#cost-sum', /an hour/);
       const shifts = await page.evaluate(() => globalThis.shifts);
       assert.ok(shifts.reduce((a, b) => a + b, 0) < 0.05, `layout shifts: ${shifts}`);
       assert.deepEqual((await poorContrast(page)).poor, []);
       await shot(page, `desktop-${scheme}`);
       await page.click('#table tbody tr:nth-child(3) button');
       await page.waitForSelector('#drawer .lane .track i');
-      assert.match(await textOf(page, '#drawer'), /prefill|queued/);
+      await says(page, '#drawer', /prefill|queued/);
       assert.deepEqual((await poorContrast(page)).poor, []);
       await shot(page, `timeline-${scheme}`, false);
       await stop();
       await page.waitForFunction(() => !document.querySelector('#table tbody tr'));
-      assert.match(await textOf(page, '#queue-sum'), /nobody waits/);
+      await says(page, '#queue-sum', /nobody waits/);
     });
     assert.equal(await s.stop(), 0);
   });
@@ -63,7 +63,7 @@ test('web: phones', async () => {
       await page.waitForFunction(() => document.querySelectorAll('#table tbody tr').length >= 4);
       const wide = () => page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
       assert.ok(await wide() <= 0, `scrolls sideways at ${width}`);
-      await sleep(3000);
+      await states(page, 3);
       await shot(page, `phone-${width}`);
       await page.tap('#try');
       await page.waitForSelector('#drawer textarea');
@@ -79,20 +79,23 @@ test('web: light and dark, as the system or as chosen', async () => {
   const s = await Server.start();
   await withPage(`${s.url}/`, { colorScheme: 'dark' }, async (page) => {
     const theme = () => page.evaluate(() => [document.documentElement.dataset.theme, getComputedStyle(document.body).backgroundColor]);
+    const is = (name) => until(async () => (await theme())[0] === name, `it is ${name}`);
     await live(page);
-    const [name, dark] = await theme();
-    assert.equal(name, 'dark');
+    await is('dark');
+    const dark = (await theme())[1];
     await page.emulateMedia({ colorScheme: 'light' });
-    await page.waitForFunction(() => document.documentElement.dataset.theme === 'light');
+    await is('light');
     const light = (await theme())[1];
     assert.notEqual(light, dark);
     await page.click('#theme'); // light
     await page.click('#theme'); // dark
+    await is('dark');
     assert.deepEqual(await theme(), ['dark', dark]);
     await page.reload();
     await live(page);
     assert.deepEqual(await theme(), ['dark', dark], 'the choice outlives the page');
     await page.click('#theme'); // as the system
+    await is('light');
     assert.deepEqual(await theme(), ['light', light]);
   });
   await s.stop();
@@ -104,7 +107,7 @@ test('web: outlives a server that is killed and comes back', async () => {
     await live(page);
     await s.kill();
     await status(page, 'lost');
-    assert.match(await textOf(page, '#status'), /reconnecting/);
+    await says(page, '#status', /reconnecting/);
     s = await Server.start('--port', new URL(page.url()).port);
     await live(page);
     const stop = load(s, 4);
@@ -119,17 +122,13 @@ test('web: a hidden or paused page asks for nothing', async () => {
   const s = await Server.start();
   await withPage(`${s.url}/`, {}, async (page) => {
     await live(page);
-    const idle = async () => {
-      for (let i = 0; (await s.metrics()).values.weir_http_busy_connections; i++) {
-        if (i > 100) throw new Error('the stream stays open');
-        await sleep(50);
-      }
-    };
+    const idle = () => s.shows('nothing is asked', (v) => v.weir_http_busy_connections === 0);
+    const listens = () => s.shows('the page listens', (v) => v.weir_stream_listeners === 1);
     const hide = (hidden) => page.evaluate((h) => {
       Object.defineProperty(document, 'hidden', { value: h, configurable: true });
       document.dispatchEvent(new Event('visibilitychange'));
     }, hidden);
-    assert.equal((await s.metrics()).values.weir_http_busy_connections, 1);
+    await listens();
     await hide(true);
     await idle();
     const asked = page.asked.length;
@@ -137,7 +136,7 @@ test('web: a hidden or paused page asks for nothing', async () => {
     assert.equal(page.asked.length, asked);
     await hide(false);
     await live(page);
-    assert.equal((await s.metrics()).values.weir_http_busy_connections, 1);
+    await listens();
     await page.click('#pause');
     await status(page, 'paused');
     await idle();
