@@ -7,7 +7,7 @@
 
 struct values {
     uint32_t count;
-    double rate;
+    double rate, speed;
     size_t bytes;
     const char *name;
     bool fast;
@@ -17,12 +17,13 @@ struct values {
 static int parse(struct options *o, struct values *v, const char *words, struct err *e)
 {
     static char text[1024];
-    static struct option_def defs[7];
+    static struct option_def defs[8];
     const struct option_def table[] = {
         OPTIONS_TITLE("Things"),
         OPTION("count", OPT_U32, &v->count, "N", "a count", .min = 1, .max = 100, .letter = 'c'),
         OPTION("rate", OPT_F64, &v->rate, "R", "a rate"),
         OPTION("bytes", OPT_BYTES, &v->bytes, "SIZE", "a size"),
+        OPTION("speed", OPT_RATE, &v->speed, "RATE", "a rate of bytes", .min = 1e6, .max = 1e15),
         OPTION("name", OPT_STR, &v->name, "NAME", "a name"),
         OPTION("fast", OPT_FLAG, &v->fast, NULL, "a flag"),
         OPTIONS_END,
@@ -59,6 +60,30 @@ static void test_forms(void **state)
     options_finish(&o);
 }
 
+static void test_units(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        double bytes, speed;
+    } cases[] = {{"2M", 2097152, 2e6},        {"1.5G", 1610612736, 1.5e9}, {"1GiB", 1073741824, 1073741824},
+                 {"30gb", 32212254720, 30e9}, {"4000000", 4e6, 4e6},       {"2Ti", 2199023255552, 2199023255552}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct options o;
+        struct values v = {0};
+        struct err e;
+        char words[128];
+        snprintf(words, sizeof words, "--bytes %s --speed %s", cases[i].text, cases[i].text);
+        assert_int_equal(parse(&o, &v, words, &e), 0);
+        assert_true((double)v.bytes == cases[i].bytes);
+        assert_true(v.speed == cases[i].speed);
+        options_finish(&o);
+        snprintf(words, sizeof words, "--speed %s/s", cases[i].text);
+        assert_int_equal(parse(&o, &v, words, &e), i == 4 ? WEIR_EINVAL : 0);
+        options_finish(&o);
+    }
+}
+
 static void test_refusals(void **state)
 {
     (void)state;
@@ -73,6 +98,12 @@ static void test_refusals(void **state)
         {"--bytes 5Q", "5Q"},
         {"--fast=maybe", "maybe"},
         {"--bytes -1", "-1"},
+        {"--bytes 1G/s", "1G/s"},
+        {"--speed 30", "'30' is not a rate like 30G (bytes a second, from 1000000 to 1e+15)"},
+        {"--speed 2000T", "2000T"},
+        {"--speed nan", "nan"},
+        {"--speed 1G/h", "1G/h"},
+        {"--speed G", "G"},
         {"--config /nonexistent", "/nonexistent"},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
@@ -131,10 +162,8 @@ static void test_lists(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_forms),
-        cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_config_file),
-        cmocka_unit_test(test_lists),
+        cmocka_unit_test(test_forms),       cmocka_unit_test(test_units), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_config_file), cmocka_unit_test(test_lists),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -210,8 +210,8 @@ static enum tensor_type main_weight_type(const struct gguf *file)
     return most;
 }
 
-/* What the scheduler knows of the model and believes of the machine: its read bandwidth, measured now for a moment, and
- * a rough guess of its arithmetic. Steps correct both. */
+/* What the scheduler knows of the model and believes of the machine: its read bandwidth, as told or measured now for a
+ * moment, and a rough guess of its arithmetic. Steps correct both. */
 static int describe_work(struct loaded *l, const struct load_config *c, struct err *e)
 {
     struct sched_config *sc = &l->config.sched;
@@ -224,8 +224,9 @@ static int describe_work(struct loaded *l, const struct load_config *c, struct e
     sc->model.kv_token_bytes =
         2.0 * l->model->n_head_kv * (double)kv_row_bytes(l->config.device.kv_type, l->model->head_dim);
     sc->model.kv_block_rows = device_cpu_kv_block_rows(l->model);
-    double bytes_per_s = 0;
-    r = device_cpu_read_bandwidth(c->threads, BANDWIDTH_PROBE_BYTES, BANDWIDTH_PROBE_S, &bytes_per_s, e);
+    double bytes_per_s = c->read_bytes_per_s;
+    if (bytes_per_s <= 0)
+        r = device_cpu_read_bandwidth(c->threads, BANDWIDTH_PROBE_BYTES, BANDWIDTH_PROBE_S, &bytes_per_s, e);
     if (r)
         return r;
     double flops_per_s = 0;

@@ -21,6 +21,7 @@ struct load_config {
     bool no_prefix_cache;
     const char *policy; /* "weir", "fcfs", a baseline, or a file */
     double itl_target_s, itl_target_min_s, ttft_limit_s, age_bound_s, bandwidth_limit, pin_limit, speculative_limit;
+    double read_bytes_per_s;               /* of the memory; 0: measured */
     const char *tier_priority, *tier_flex; /* lists of what they have of their own: itl, ttft, weight */
     const char *retention;
     const char *log_level, *log_format;
@@ -77,6 +78,9 @@ void load_config_default(struct load_config *c);
                .min = 0.001),                                                                                          \
         OPTION("bandwidth-limit", OPT_F64, &(c)->bandwidth_limit, "F",                                                 \
                "share of the target that a step may take at the predicted peak (default 0.8)", .min = 0.05, .max = 1), \
+        OPTION("read-bandwidth", OPT_RATE, &(c)->read_bytes_per_s, "RATE",                                             \
+               "read bandwidth of the memory, like 30G bytes/s (default: measured for a moment at the start)",         \
+               .min = 1e6, .max = 1e15),                                                                               \
         OPTION("speculative-limit", OPT_F64, &(c)->speculative_limit, "F",                                             \
                "share of free memory and bandwidth kept for conversations that may go on (default 0.3)", .max = 1),    \
         OPTIONS_TITLE("Logs"),                                                                                         \

@@ -28,26 +28,28 @@ static int parse_number(const char *text, double *out)
     return !*text || *end || errno || !isfinite(*out) ? -1 : 0;
 }
 
-static int parse_bytes(const char *text, size_t *out)
+/* "1.5G", "1.5GiB", "1536M"; of a rate also "1.5GB/s". With an i a unit is of 1024, else of `thousand`. */
+static int parse_bytes(const char *text, double thousand, double *out)
 {
     char *end;
     errno = 0;
     double v = strtod(text, &end);
     static const char units[] = "KMGT";
     const char *unit = *end ? strchr(units, toupper((unsigned char)*end)) : NULL;
-    if (*end && !unit)
+    if (end == text || (*end && !unit))
         return -1;
     if (unit) {
-        v *= pow(1024, (double)(unit - units + 1));
-        end++;
-        if (*end == 'i')
-            end++;
+        bool binary = end[1] == 'i';
+        v *= pow(binary ? 1024 : thousand, (double)(unit - units + 1));
+        end += 1 + binary;
         if (*end == 'B' || *end == 'b')
             end++;
+        if (thousand == 1000 && !strcmp(end, "/s"))
+            end += 2;
     }
-    if (end == text || *end || errno || !(v >= 0 && v < 1e18))
+    if (*end || errno || !(v >= 0 && v < 1e18))
         return -1;
-    *out = (size_t)v;
+    *out = v;
     return 0;
 }
 
@@ -79,6 +81,7 @@ static int set_number(const struct option_def *d, const char *value, struct err 
 
 static int set(const struct option_def *d, const char *value, struct err *e)
 {
+    double v;
     switch (d->kind) {
     case OPT_FLAG:
         if (strcmp(value, "true") && strcmp(value, "false"))
@@ -89,8 +92,15 @@ static int set(const struct option_def *d, const char *value, struct err *e)
     case OPT_F64:
         return set_number(d, value, e);
     case OPT_BYTES:
-        if (parse_bytes(value, d->target))
+        if (parse_bytes(value, 1024, &v))
             return err_set(e, WEIR_EINVAL, "'%s' is not a size like 512M or 8G", value);
+        *(size_t *)d->target = (size_t)v;
+        return 0;
+    case OPT_RATE:
+        if (parse_bytes(value, 1000, &v) || v < d->min || v > d->max)
+            return err_set(e, WEIR_EINVAL, "'%s' is not a rate like 30G (bytes a second, from %.10g to %.10g)", value,
+                           d->min, d->max);
+        *(double *)d->target = v;
         return 0;
     case OPT_STR:
         *(const char **)d->target = value;

@@ -26,6 +26,7 @@ enum option_kind {
     OPT_U32,   /* uint32_t, min .. max (max 0: UINT32_MAX) */
     OPT_F64,   /* double, min .. max (max 0: 1e9) */
     OPT_BYTES, /* size_t; suffixes K M G T (1024) */
+    OPT_RATE,  /* double, bytes a second, min .. max; suffixes K M G T (1000), as rates are shown and sold */
     OPT_STR,   /* const char * */
     OPT_LIST,  /* struct option_list: may be repeated */
     OPT_TITLE, /* no option: a headline of the help */

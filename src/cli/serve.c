@@ -178,6 +178,7 @@ static int serve(const struct serve_config *c, const struct auth *auth, struct l
         .itl_target_min_s = c->load.itl_target_min_s > 0 ? c->load.itl_target_min_s : c->load.itl_target_s / 2,
         .info = server_info(c, l, names[0]),
         .figures = {.peak_bytes_per_s = l->config.sched.device.bytes_per_s,
+                    .peak_configured = c->load.read_bytes_per_s > 0,
                     .peak_flops_per_s = l->config.sched.device.matmul_flops_per_s,
                     .price_per_bandwidth_hour = c->price},
         .ledger = ledger,

@@ -16,8 +16,9 @@ static void render_bandwidth(struct metrics_out *o, const struct metrics_info *i
     const struct monitor_figures *f = &m->figures;
     struct monitor_rates now = monitor_rates(m, 1);
     double sustained = monitor_sustained_bytes_per_s(m);
-    metrics_one(o, "weir_memory_bandwidth_peak_bytes_per_second", "gauge",
-                "Read bandwidth of this machine, measured when the server started.", "", f->peak_bytes_per_s);
+    metrics_family(o, "weir_memory_bandwidth_peak_bytes_per_second", "gauge",
+                   "Read bandwidth of this machine: measured when the server started, or configured.");
+    metrics_labelled(o, "", "source", monitor_peak_source(f), f->peak_bytes_per_s);
     metrics_one(o, "weir_memory_bandwidth_sustained_bytes_per_second", "gauge",
                 "Memory traffic over the time in steps, last minute.", "", isnan(sustained) ? 0 : sustained);
     metrics_family(o, "weir_memory_bandwidth_current_bytes_per_second", "gauge",
@@ -26,7 +27,7 @@ static void render_bandwidth(struct metrics_out *o, const struct metrics_info *i
     if (info->hardware_source)
         metrics_value(o, "source=\"hardware\"", now.hardware_bytes_per_s);
     metrics_family(o, "weir_memory_bandwidth_utilisation_ratio", "gauge",
-                   "The same as a fraction of the measured peak; above 1 caches serve.");
+                   "The same as a fraction of the peak; above 1 caches serve.");
     metrics_value(o, "source=\"counted\"", ratio(now.memory_bytes_per_s, f->peak_bytes_per_s));
     if (info->hardware_source) {
         metrics_value(o, "source=\"hardware\"", ratio(now.hardware_bytes_per_s, f->peak_bytes_per_s));

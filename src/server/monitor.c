@@ -24,6 +24,11 @@ static struct monitor_sample take_sample(const struct monitor *m)
     };
 }
 
+const char *monitor_peak_source(const struct monitor_figures *f)
+{
+    return f->peak_configured ? "configured" : "measured";
+}
+
 void monitor_init(struct monitor *m, struct engine *en, const struct monitor_figures *f, double now_s)
 {
     *m = (struct monitor){.engine = en, .figures = *f, .looked_s = now_s, .slice_began_s = now_s};

@@ -15,9 +15,10 @@
 #define MONITOR_WINDOW_S 60.0
 #define MONITOR_STEPS 512
 
-/* The machine, as measured when the server started. 0: not known. */
+/* The machine, as measured when the server started or as configured. 0: not known. */
 struct monitor_figures {
     double peak_bytes_per_s, peak_flops_per_s;
+    bool peak_configured;            /* peak_bytes_per_s was told, not measured */
     double price_per_bandwidth_hour; /* < 0: none */
 };
 
@@ -85,6 +86,9 @@ struct monitor {
     bool has_hardware; /* hardware_bytes is kept up to date by the owner */
     uint64_t hardware_bytes;
 };
+
+/* Where peak_bytes_per_s comes from: "measured" or "configured". */
+const char *monitor_peak_source(const struct monitor_figures *f);
 
 void monitor_init(struct monitor *m, struct engine *en, const struct monitor_figures *f, double now_s);
 

@@ -77,6 +77,7 @@ static void put_machine(struct json_out *o, const struct state_frame *f, const s
     json_begin_object(o, "bandwidth");
     json_add_str(o, "source", "counted");
     json_add_f64(o, "peak_bytes_per_s", or_null(fig->peak_bytes_per_s));
+    json_add_str(o, "peak_source", monitor_peak_source(fig));
     json_add_f64(o, "sustained_bytes_per_s", monitor_sustained_bytes_per_s(f->monitor));
     json_add_f64(o, "current_bytes_per_s", now->memory_bytes_per_s);
     json_add_f64(o, "utilisation", ratio(now->memory_bytes_per_s, fig->peak_bytes_per_s));

@@ -1,10 +1,11 @@
 // /v1/weir: the state and its stream, steps, requests, usage; accounting on request; who may see what; traces.
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import http from 'node:http';
 import os from 'node:os';
 import path from 'node:path';
-import { test, Server, sleep } from './lib.mjs';
+import { test, Server, until } from './lib.mjs';
 
 const dir = fs.mkdtempSync(path.join(os.tmpdir(), 'weir-observe-'));
 process.on('exit', () => fs.rmSync(dir, { recursive: true, force: true }));
@@ -16,14 +17,14 @@ const get = async (s, where, headers = {}) => {
 };
 const sum = (bytes) => bytes.weights + bytes.kv_read + bytes.kv_write + bytes.tier;
 
-// Reads n events of the stream.
-async function frames(s, n, headers = {}) {
+// Reads events of the stream until enough() is true of all that came.
+async function frames(s, enough, headers = {}) {
   const r = await fetch(`${s.url}/v1/weir/stream`, { headers });
   assert.equal(r.status, 200);
   assert.match(r.headers.get('content-type'), /^text\/event-stream/);
   const reader = r.body.getReader(), decoder = new TextDecoder(), all = [];
   let text = '';
-  while (all.length < n) {
+  while (!enough(all)) {
     const { done, value } = await reader.read();
     if (done) break;
     text += decoder.decode(value, { stream: true });
@@ -37,13 +38,15 @@ async function frames(s, n, headers = {}) {
   return all;
 }
 
-const s = await Server.start('--ctx', '2048', '--price-per-bandwidth-hour', '3.5', '--currency', 'EUR');
+const s = await Server.start('--ctx', '4096', '--price-per-bandwidth-hour', '3.5', '--currency', 'EUR');
 const openai = s.client();
 
 test('state: figures of the machine, the model, the pool, and a history', async () => {
   await openai.completions.create({ prompt: 'Hello', max_tokens: 50, ignore_eos: true });
-  await sleep(2200);
-  const { json: d, headers } = await get(s, '/v1/weir/state');
+  const { json: d, headers } = await until(async () => {
+    const r = await get(s, '/v1/weir/state');
+    return r.json.history.weights_bytes_per_s.some((v) => v > 0) && r;
+  }, 'there is a history');
   assert.equal(headers.get('cache-control'), 'no-store');
   assert.equal(d.object, 'weir.state');
   assert.equal(d.health, 'ready');
@@ -61,28 +64,28 @@ test('state: figures of the machine, the model, the pool, and a history', async 
   const columns = Object.entries(d.history).filter(([k]) => k !== 'interval_s');
   assert.ok(columns.length >= 14);
   for (const [name, c] of columns) assert.equal(c.length, d.history.time_s.length, name);
-  assert.ok(d.history.time_s.length >= 1 && d.history.weights_bytes_per_s.some((v) => v > 0));
 });
 
 test('stream: frames while it runs, with the sequences in them', async () => {
   const abort = new AbortController();
-  const running = [0, 1, 2].map(() => openai.completions.create({ prompt: 'Count: 1 2 3 4', max_tokens: 2000,
-    ignore_eos: true }, { signal: abort.signal }).catch(() => {}));
-  await s.running(3);
-  const all = await frames(s, 3);
+  const running = [0, 1, 2].map(async () => {
+    while (!abort.signal.aborted)
+      await openai.completions.create({ prompt: 'Count: 1 2 3 4', max_tokens: 4000, ignore_eos: true }, { signal: abort.signal }).catch(() => {});
+  });
+  const all = await frames(s, (a) => a.length >= 3 && a.at(-1).running.length === 3 && a.at(-1).running.every((q) => q.length_tokens));
   abort.abort();
   await Promise.all(running);
-  assert.ok(all[1].time_s - all[0].time_s < 2 && all[2].steps.total > all[0].steps.total);
-  assert.equal(all[0].history, undefined);
-  const r = all[0].running;
-  assert.equal(r.length, 3);
-  for (const q of r) {
+  const last = all.at(-1);
+  all.slice(1).forEach((f, i) => assert.ok(f.time_s > all[i].time_s));
+  assert.ok(last.steps.total > all[0].steps.total);
+  assert.equal(last.history, undefined);
+  for (const q of last.running) {
     assert.match(q.id, /^cmpl-/);
     assert.equal(q.key, 'anonymous');
     assert.ok(['prefill', 'decode'].includes(q.phase));
     assert.ok(q.chunks > 0 && q.bytes_per_token > 0 && q.age_s > 0 && q.length_tokens > 0);
   }
-  const owners = new Set(all[1].kv.map.cells.map(([o]) => o));
+  const owners = new Set(last.kv.map.cells.map(([o]) => o));
   assert.ok(owners.has(0) && owners.has(-2));
   await s.idle();
 });
@@ -102,10 +105,7 @@ test('stream: sixteen listen, the seventeenth waits; they cost nothing when gone
   assert.ok(Number(refused.headers.get('retry-after')) > 0);
   assert.equal((await s.metrics()).values.weir_stream_listeners, 16);
   open.forEach((a) => a.abort());
-  for (let i = 0; (await s.metrics()).values.weir_stream_listeners > 0; i++) {
-    assert.ok(i < 200);
-    await sleep(20);
-  }
+  await s.shows('nobody listens', (v) => v.weir_stream_listeners === 0);
 });
 
 test('usage: bytes of the request, in a whole answer, by header, and at a stream\'s end', async () => {
@@ -174,12 +174,13 @@ test('requests: the list, one, its time line, and live ones', async () => {
     assert.equal((await get(s, `/v1/weir/requests?limit=${bad}`)).status, 400, bad);
 
   const abort = new AbortController();
-  const running = openai.completions.create({ prompt: 'Live', max_tokens: 2000, ignore_eos: true },
+  const running = openai.completions.create({ prompt: 'Live', max_tokens: 4000, ignore_eos: true },
     { signal: abort.signal }).catch(() => {});
-  await s.running(1);
-  const live = (await get(s, '/v1/weir/requests')).json.data[0];
+  const live = await until(async () => {
+    const r = (await get(s, '/v1/weir/requests')).json.data[0];
+    return r.id !== id && r.memory_bytes > 0 && r;
+  }, 'it runs');
   assert.ok(['prefill', 'decode'].includes(live.state), live.state);
-  assert.ok(live.memory_bytes > 0);
   const { json: now } = await get(s, `/v1/weir/requests/${live.id}`);
   assert.equal(now.id, live.id);
   const [choice] = now.choices;
@@ -231,7 +232,7 @@ test('traceparent: continued, begun, and strict', async () => {
   assert.equal(r.headers.get('tracestate'), 'rojo=00f067aa0ba902b7,congo=t61rcWkgMzE');
   const { json } = await get(s, `/v1/weir/requests/${r.headers.get('x-request-id')}`);
   assert.equal(json.trace_id, id);
-  assert.ok(s.log.includes(id));
+  await until(() => s.log.includes(id), 'it is logged');
   for (const bad of [parent.toUpperCase(), parent.slice(1), `${parent}-x`, parent.replace('00-', 'ff-'),
     `00-${'0'.repeat(32)}-00f067aa0ba902b7-01`, 'garbage', '']) {
     const other = await ask({ traceparent: bad, tracestate: 'a=b' });
@@ -248,6 +249,7 @@ test('traceparent: continued, begun, and strict', async () => {
 });
 
 test('metrics: OpenMetrics on request, and the names that gateways read', async () => {
+  await s.post('/v1/completions', { prompt: 'x', max_tokens: 4 });
   const open = await fetch(`${s.url}/metrics`, { headers: { accept:
     'application/openmetrics-text;version=1.0.0;q=0.8,text/plain;version=0.0.4;q=0.5,*/*;q=0.1' } });
   assert.match(open.headers.get('content-type'), /^application\/openmetrics-text; version=1.0.0/);
@@ -264,7 +266,7 @@ test('metrics: OpenMetrics on request, and the names that gateways read', async 
   assert.match(plain, /^vllm:time_to_first_token_seconds_bucket\{[^}]*,le="1\.0"\} \d+$/m);
   for (const name of ['vllm:request_params_n', 'vllm:iteration_tokens_total', 'vllm:request_inference_time_seconds'])
     assert.match(plain, new RegExp(`^${name}_count\\{[^}]*\\} [1-9]`, 'm'));
-  for (const name of ['weir_memory_bandwidth_peak_bytes_per_second', 'weir_queue_requests\\{reason="kv"\\}',
+  for (const name of ['weir_memory_bandwidth_peak_bytes_per_second\\{source="measured"\\}', 'weir_queue_requests\\{reason="kv"\\}',
     'weir_refusals_total\\{reason="late"\\}', 'weir_usage_memory_bytes_total\\{key="anonymous"\\}'])
     assert.match(plain, new RegExp(`^${name} \\d`, 'm'));
 });
@@ -298,7 +300,7 @@ test('keys: each sees its own, an admin all; names stand for keys; usage survive
   const names = (await get(k, '/v1/weir/usage', bearer('sk-admin-secret'))).json.data.map((r) => r.key).sort();
   assert.equal(names.length, 2);
   assert.match(names[0], /^key-[0-9a-f]{12}$/);
-  const [frame] = await frames(k, 1, bearer('sk-admin-secret'));
+  const [frame] = await frames(k, (all) => all.length, bearer('sk-admin-secret'));
   const scraped = await (await fetch(`${k.url}/metrics`, { headers: bearer('sk-scrape-secret') })).text();
   assert.equal((await fetch(`${k.url}/metrics`)).status, 401);
   assert.equal((await fetch(`${k.url}/metrics`, { headers: bearer('sk-a-secret') })).status, 401);
@@ -307,7 +309,8 @@ test('keys: each sees its own, an admin all; names stand for keys; usage survive
   assert.ok(!/secret/.test(scraped + JSON.stringify(frame) + k.log + k.out));
   assert.ok(!/secret/.test(fs.readFileSync(`/proc/${k.process.pid}/cmdline`, 'latin1')));
 
-  await sleep(2500); // written once a second
+  const count = `import sqlite3; print(sqlite3.connect('file:${usage}?mode=ro', uri=True).execute('select sum(requests) from usage').fetchone()[0])`;
+  await until(() => execFileSync('python3', ['-c', count], { encoding: 'utf8' }) === '2\n', 'it is written');
   await k.kill();
   k = await Server.start(...args);
   const kept = (await get(k, '/v1/weir/usage', bearer('sk-admin-secret'))).json;
@@ -317,6 +320,18 @@ test('keys: each sees its own, an admin all; names stand for keys; usage survive
   assert.equal(await k.stop(), 0);
   assert.ok(!/secret/.test(fs.readFileSync(usage, 'latin1')));
   await assert.rejects(Server.start('--api-key-file', file, '--usage-file', file), /not a usage database/);
+});
+
+test('the read bandwidth can be told', async () => {
+  const k = await Server.start('--ctx', '512', '--read-bandwidth', '1.5G');
+  const { bandwidth } = (await get(k, '/v1/weir/state')).json;
+  assert.deepEqual([bandwidth.peak_bytes_per_s, bandwidth.peak_source], [1.5e9, 'configured']);
+  assert.equal((await k.metrics()).values['weir_memory_bandwidth_peak_bytes_per_second{source="configured"}'], 1.5e9);
+  const r = await k.post('/v1/completions', { prompt: 'x', max_tokens: 2, weir: { usage: true } });
+  assert.ok(Math.abs(r.json.usage.weir.bandwidth_s * 1.5e9 / r.json.usage.weir.memory_bytes - 1) < 1e-3);
+  assert.equal(await k.stop(), 0);
+  for (const wrong of ['0', '30', 'fast', '30Q', '-1G', '1e9T'])
+    await assert.rejects(Server.start('--read-bandwidth', wrong), /--read-bandwidth: '.*' is not a rate like 30G/);
 });
 
 test('metrics can be switched off; a lone key is an admin\'s', async () => {
@@ -355,10 +370,7 @@ test('spans reach a collector; a collector that is away harms nobody', async () 
   await ask({ traceparent: `00-${id}-00f067aa0ba902b7-00` }); // not sampled
   const own = await ask({});
   assert.match(own.headers.get('traceparent'), /-01$/);
-  for (let i = 0; all().filter((x) => x.kind === 2).length < 2; i++) {
-    assert.ok(i < 300);
-    await sleep(20);
-  }
+  await until(() => all().filter((x) => x.kind === 2).length === 2, 'they come');
   assert.ok(bodies.every((b) => b.url === '/v1/traces' && b.type === 'application/json'));
   const spans = all(), roots = spans.filter((x) => x.kind === 2);
   assert.equal(roots.length, 2);
@@ -378,15 +390,14 @@ test('spans reach a collector; a collector that is away harms nobody', async () 
   }
   assert.equal(new Set(spans.map((x) => x.spanId)).size, spans.length);
   status = 500;
+  const told = (n) => k.shows(`${n} are given up`, (v) => v['weir_traced_requests_total{result="sent"}'] === 2 &&
+    v['weir_traced_requests_total{result="dropped"}'] === n);
   await ask({});
-  await sleep(1500);
+  await told(1);
   collector.close();
   collector.closeAllConnections();
   assert.equal((await ask({})).status, 200);
-  await sleep(1500);
-  const { values } = await k.metrics();
-  assert.equal(values['weir_traced_requests_total{result="sent"}'], 2);
-  assert.equal(values['weir_traced_requests_total{result="dropped"}'], 2);
+  await told(2);
   assert.equal(await k.stop(), 0);
   await assert.rejects(Server.start('--otlp-endpoint', 'ftp://x'), /--otlp-endpoint/);
 });

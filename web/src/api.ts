@@ -28,7 +28,7 @@ export interface State {
   model: { name: string; n_layers: number; context_tokens: number; weight_bytes: number; kv_token_bytes: number };
   policy: { name: string; itl_target_s: Maybe; ttft_limit_s: Maybe; bandwidth_limit: Maybe; max_running: number; max_queued: number };
   bandwidth: {
-    source: string; peak_bytes_per_s: Maybe; sustained_bytes_per_s: Maybe; current_bytes_per_s: Maybe; utilisation: Maybe;
+    source: string; peak_bytes_per_s: Maybe; peak_source: string; sustained_bytes_per_s: Maybe; current_bytes_per_s: Maybe; utilisation: Maybe;
     by_class_bytes_per_s: Bytes; total_bytes: Bytes; hardware: { source: string; current_bytes_per_s: Maybe } | null;
   };
   compute: { peak_flops_per_s: Maybe; current_flops_per_s: Maybe; utilisation: Maybe; intensity_flops_per_byte: Maybe };

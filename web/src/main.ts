@@ -114,7 +114,7 @@ function drawState(s: State): void {
   const m = s.model;
   text($('model'), `${m.name} · ${f.bytes(m.weight_bytes)} of weights · ${f.count(m.context_tokens)} tokens of context`);
   document.title = `${f.pct(s.bandwidth.utilisation)} · ${m.name} · weir`;
-  text($('foot'), `weir ${s.version}, up ${f.secs(s.uptime_s)}, ${f.count(s.steps.total)} steps. Bandwidth: memory traffic, ${s.bandwidth.source}, over ${f.rate(s.bandwidth.peak_bytes_per_s)} measured at the start.`);
+  text($('foot'), `weir ${s.version}, up ${f.secs(s.uptime_s)}, ${f.count(s.steps.total)} steps. Bandwidth: memory traffic, ${s.bandwidth.source}, over ${f.rate(s.bandwidth.peak_bytes_per_s)}, ${s.bandwidth.peak_source === 'configured' ? 'as configured' : 'measured at the start'}.`);
   renderPanels(s);
   kv.update(s);
   drawRequests();
