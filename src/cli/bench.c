@@ -75,6 +75,7 @@ int cmd_bench(int argc, char **argv)
         OPTION("tokens", OPT_U32, &c.n_tokens, "N", "tokens of a product (default: 1 and 512)", .min = 1, .max = 65536),
         OPTION("rows", OPT_U32, &c.rows, "N", "rows of a weight matrix (default 8192)", .min = 1, .max = 1 << 24),
         OPTION("cols", OPT_U32, &c.cols, "N", "columns, a multiple of 256 (default 2048)", .min = 256, .max = 1 << 24),
+        OPTION("as-rows", OPT_FLAG, &c.as_rows, NULL, "weights row by row, where they would be in lanes of 16 rows"),
         OPTION("json", OPT_FLAG, &c.json, NULL, "one JSON object a line"),
         OPTION("profile-out", OPT_STR, &profile_out, "FILE", "only write a hardware profile of this machine"),
         OPTIONS_END};

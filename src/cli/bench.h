@@ -14,6 +14,7 @@ struct bench_config {
     const char *type;   /* NULL: all */
     uint32_t n_tokens;  /* 0: 1 and 512 */
     uint32_t rows, cols;
+    bool as_rows; /* weights as rows even where the device would keep them in lanes */
     bool json;
 };
 

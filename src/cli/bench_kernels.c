@@ -7,6 +7,7 @@
 #include "device/cpu/team.h"
 #include "device/device.h"
 #include "kernel/kernel.h"
+#include "kernel/lanes.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,8 +24,8 @@ struct bench {
     struct team *team;
     double read_bytes_per_s;
 
-    enum tensor_type type;
     uint32_t n_tokens;
+    void (*matmul)(const struct matmul_args *a);
     size_t row_bytes, n_matrices; /* what fits config->bytes */
     uint8_t *weights;
     uint8_t *x;
@@ -86,7 +87,7 @@ static void multiply(void *user, uint32_t thread)
                                 .y = b->y + first,
                                 .y_stride = b->config->rows,
                                 .scratch = b->matmul_scratch + thread * MATMUL_SCRATCH_BYTES};
-        b->k->matmul[b->type](&a);
+        b->matmul(&a);
     }
 }
 
@@ -136,8 +137,10 @@ static int bench_matmul(struct bench *b, enum tensor_type t, uint32_t n_tokens, 
 {
     const struct bench_config *c = b->config;
     const enum act_format act = b->k->act_format[t];
-    const char *name = tensor_type_name((uint32_t)t);
-    b->type = t;
+    const bool lanes = b->k->matmul_lanes[t] && c->rows % LANES == 0 && !c->as_rows;
+    char name[32];
+    snprintf(name, sizeof name, "%s%s", tensor_type_name((uint32_t)t), lanes ? " lanes" : "");
+    b->matmul = lanes ? b->k->matmul_lanes[t] : b->k->matmul[t];
     b->n_tokens = n_tokens;
     b->row_bytes = tensor_type_row_bytes(t, c->cols);
     const size_t matrix_bytes = b->row_bytes * c->rows;

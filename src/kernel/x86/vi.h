@@ -64,6 +64,75 @@ INLINE vi vi_pair_sums(vi a, vi b)
     const vi even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     return vi_add(_mm512_permutex2var_epi32(a, even, b), _mm512_permutex2var_epi32(a, vi_add(even, vi_set(1)), b));
 }
+INLINE vi vi_load(const uint8_t *p)
+{
+    return _mm512_loadu_si512(p);
+}
+/* Four bytes, again and again. */
+INLINE vi vi_broadcast_4(const uint8_t *p)
+{
+    int32_t v;
+    memcpy(&v, p, sizeof v);
+    return vi_set(v);
+}
+/* Sixteen bytes, again and again. */
+INLINE vi vi_broadcast_16(const void *p)
+{
+    return _mm512_broadcast_i32x4(_mm_loadu_si128(p));
+}
+INLINE vi vi_and(vi a, vi b)
+{
+    return _mm512_and_si512(a, b);
+}
+INLINE vi vi_or(vi a, vi b)
+{
+    return _mm512_or_si512(a, b);
+}
+INLINE vi vi_add_8(vi a, vi b)
+{
+    return _mm512_add_epi8(a, b);
+}
+INLINE vi vi_add_16(vi a, vi b)
+{
+    return _mm512_add_epi16(a, b);
+}
+INLINE vi vi_shift_left(vi a, int n)
+{
+    return _mm512_slli_epi32(a, (unsigned)n);
+}
+INLINE vi vi_shift_right(vi a, int n)
+{
+    return _mm512_srli_epi32(a, (unsigned)n);
+}
+/* Bytes 1, 3, .. as 16 bits. */
+INLINE vi vi_odd_bytes(vi a)
+{
+    return _mm512_srli_epi16(a, 8);
+}
+/* Entry i < 16 of the table for each byte i; the table is broadcast. */
+INLINE vi vi_lookup(vi table, vi i)
+{
+    return _mm512_shuffle_epi8(table, i);
+}
+/* Sums of two products of unsigned a and signed b in 16 bits, which they must fit. */
+INLINE vi vi_maddubs(vi a, vi b)
+{
+    return _mm512_maddubs_epi16(a, b);
+}
+#if defined __AVX512VNNI__
+/* acc + sums of four products of unsigned a and signed b. */
+INLINE vi vi_dot_add(vi acc, vi a, vi b)
+{
+    return _mm512_dpbusd_epi32(acc, a, b);
+}
+#endif
+/* 2^(e - 128) of VF_N exponents: MXFP4's scales. */
+INLINE vf vf_from_e8m0(const uint8_t *p)
+{
+    const vi e = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p));
+    const vi normal = _mm512_slli_epi32(vi_sub(e, vi_set(1)), 23), tiny = _mm512_sllv_epi32(vi_set(0x00200000), e);
+    return _mm512_castsi512_ps(_mm512_mask_mov_epi32(normal, _mm512_cmplt_epi32_mask(e, vi_set(2)), tiny));
+}
 
 #else
 
@@ -121,6 +190,62 @@ INLINE vi vi_madd(vi a, vi b)
 INLINE vi vi_pair_sums(vi a, vi b)
 {
     return _mm256_permute4x64_epi64(_mm256_hadd_epi32(a, b), 0xd8);
+}
+INLINE vi vi_load(const uint8_t *p)
+{
+    return _mm256_loadu_si256((const void *)p);
+}
+INLINE vi vi_broadcast_4(const uint8_t *p)
+{
+    int32_t v;
+    memcpy(&v, p, sizeof v);
+    return vi_set(v);
+}
+INLINE vi vi_broadcast_16(const void *p)
+{
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128(p));
+}
+INLINE vi vi_and(vi a, vi b)
+{
+    return _mm256_and_si256(a, b);
+}
+INLINE vi vi_or(vi a, vi b)
+{
+    return _mm256_or_si256(a, b);
+}
+INLINE vi vi_add_8(vi a, vi b)
+{
+    return _mm256_add_epi8(a, b);
+}
+INLINE vi vi_add_16(vi a, vi b)
+{
+    return _mm256_add_epi16(a, b);
+}
+INLINE vi vi_shift_left(vi a, int n)
+{
+    return _mm256_slli_epi32(a, n);
+}
+INLINE vi vi_shift_right(vi a, int n)
+{
+    return _mm256_srli_epi32(a, n);
+}
+INLINE vi vi_odd_bytes(vi a)
+{
+    return _mm256_srli_epi16(a, 8);
+}
+INLINE vi vi_lookup(vi table, vi i)
+{
+    return _mm256_shuffle_epi8(table, i);
+}
+INLINE vi vi_maddubs(vi a, vi b)
+{
+    return _mm256_maddubs_epi16(a, b);
+}
+INLINE vf vf_from_e8m0(const uint8_t *p)
+{
+    const vi e = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p));
+    const vi normal = _mm256_slli_epi32(vi_sub(e, vi_set(1)), 23), tiny = _mm256_sllv_epi32(vi_set(0x00200000), e);
+    return _mm256_castsi256_ps(_mm256_blendv_epi8(normal, tiny, _mm256_cmpgt_epi32(vi_set(2), e)));
 }
 
 #endif
