@@ -374,6 +374,38 @@ static void test_figures_are_found(void **state)
     assert_true(fabs(calibrate_flops_per_s(&c, 2048) / d.flops_per_s - 1) < 0.15);
 }
 
+/* Hardly a step passes its bound, whatever the device, once the scheduler has seen some; and a step that took twice as
+ * long as predicted makes the next bound twice as long. */
+static void test_bound(void **state)
+{
+    (void)state;
+    struct traffic_model m = llama_1b();
+    int n_over = 0, n_steps = 0;
+    for (size_t d = 0; d < N_DEVICES; d++) {
+        struct rng r = {d + 1};
+        struct calibration c;
+        struct traffic_load l;
+        struct fake_device steady = devices[d];
+        steady.outliers = 0;
+        calibrate_init(&c, &m, &guess);
+        for (int i = 0; i < 2000; i++) {
+            draw_load(&l, &m, &r);
+            double bound = calibrate_bound_s(&c, &l), took = fake_step(&steady, &m, &l, &r);
+            assert_true(bound > calibrate_predict_s(&c, &l));
+            n_over += i >= 200 && took > bound;
+            n_steps += i >= 200;
+            calibrate_update(&c, &l, took);
+        }
+        double predicted = calibrate_predict_s(&c, &l);
+        calibrate_update(&c, &l, 2 * predicted);
+        assert_true(calibrate_bound_s(&c, &l) >= 2 * predicted * (1 - 1e-9));
+        assert_true(calibrate_fit_tokens(&c, &l, 0, 4096, INFINITY, calibrate_bound_s(&c, &l)) < 4096);
+    }
+    if (n_over * 33 > n_steps)
+        print_message("%d of %d steps over their bound\n", n_over, n_steps);
+    assert_true(n_over * 33 <= n_steps);
+}
+
 static void test_fit_tokens(void **state)
 {
     (void)state;
@@ -385,12 +417,12 @@ static void test_fit_tokens(void **state)
     struct traffic_load l = {0};
     traffic_add_many(&l, &m, 16, 800, 1, 1);
     double base = calibrate_predict_s(&c, &l);
-    assert_int_equal(calibrate_fit_tokens(&c, &l, 0, 4096, base * 0.5), 0);
-    assert_int_equal(calibrate_fit_tokens(&c, &l, 0, 0, 1), 0);
-    assert_int_equal(calibrate_fit_tokens(&c, &l, 0, 4096, 1e9), 4096);
+    assert_int_equal(calibrate_fit_tokens(&c, &l, 0, 4096, base * 0.5, INFINITY), 0);
+    assert_int_equal(calibrate_fit_tokens(&c, &l, 0, 0, 1, INFINITY), 0);
+    assert_int_equal(calibrate_fit_tokens(&c, &l, 0, 4096, 1e9, INFINITY), 4096);
     uint32_t last = 0;
     for (double budget = base * 1.05; budget < base * 20; budget *= 1.3) {
-        uint32_t n = calibrate_fit_tokens(&c, &l, 3000, 4096, budget);
+        uint32_t n = calibrate_fit_tokens(&c, &l, 3000, 4096, budget, INFINITY);
         struct traffic_load with = l;
         if (n) {
             traffic_add(&with, &m, 3000, n, 1);
@@ -461,6 +493,7 @@ int main(void)
         cmocka_unit_test(test_monotonous_load),
         cmocka_unit_test(test_figures_are_found),
         cmocka_unit_test(test_fit_tokens),
+        cmocka_unit_test(test_bound),
         cmocka_unit_test(test_parts_and_errors_add_up),
         cmocka_unit_test(test_confident_prior),
     };

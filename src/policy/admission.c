@@ -21,9 +21,8 @@ static uint64_t decode_margin(const struct sched *s, const struct seq *q)
     return ((uint64_t)s->running.n + 1) << doublings;
 }
 
-void admit_next(struct sched *s)
+void admit_slot(struct sched *s, uint32_t slot)
 {
-    uint32_t slot = s->queue.first;
     struct seq *q = &s->seqs[slot];
     if (q->n_preemptions == 0) {
         q->started_s = s->now_s;
@@ -36,6 +35,11 @@ void admit_next(struct sched *s)
     seq_start(s, slot);
     kv_take_ready(s, q); /* now, so that nothing evicts them before its turn */
     forecast_started(s, q);
+}
+
+void admit_next(struct sched *s)
+{
+    admit_slot(s, s->queue.first);
 }
 
 /* First come, first served: stops at the first that does not fit, so that nobody is overtaken for ever. */

@@ -5,9 +5,6 @@
 #include <math.h>
 #include <string.h>
 
-/* The share of running time that prefill gets at least, for predictions of waiting time. */
-#define MIN_PREFILL_SHARE 0.05
-
 /* Waiting ones are refused a little before their limit: predictions of the last step or two are rough. */
 #define LATE_MARGIN 0.95
 
@@ -20,10 +17,12 @@
 #define LENGTH_ERROR_GAIN 0.01
 
 /* A prompt that takes so many steps of the inter-token target shares the time for prefill with others: it keeps half of
- * it, or twice what it needs to be in time itself. No more than two such at once. */
+ * it, or twice what it needs to be in time itself. No more than two such at once; those behind them that are not long
+ * pass the ones that wait for that. */
 #define LONG_STEPS 8.0
 #define LONG_SHARE 0.5
 #define MAX_LONG 2
+#define MAX_PASSED 16
 #define LONG_SAFETY 2.0
 
 /* What recomputation costs follows the fitted speed of the device, every so many steps. */
@@ -122,6 +121,11 @@ static uint32_t rows_left(const struct seq *q)
     return q->n_tokens - q->n_past > 1 ? q->n_tokens - q->n_past : 0;
 }
 
+static bool takes_long(const struct sched *s, double prefill_s)
+{
+    return (s->pipeline.traits & NODE_SHARES_PREFILL) && prefill_s > LONG_STEPS * s->classes[1].itl_target_s;
+}
+
 static void count_prefill(struct sched *s, struct seq *q, uint32_t n_rows)
 {
     struct forecast *f = &s->forecast;
@@ -130,9 +134,9 @@ static void count_prefill(struct sched *s, struct seq *q, uint32_t n_rows)
     f->prefill_rows = f->prefill_rows + n_rows - q->rows_left;
     f->prefill_s = f->n_prefilling ? f->prefill_s + left_s - q->left_s : 0;
     /* Once long, long to its end: the last rows read the whole context and take longer than they seem to. */
-    bool is_long = (s->pipeline.traits & NODE_SHARES_PREFILL) && n_rows > 0 &&
-                   (q->is_long || left_s > LONG_STEPS * s->classes[1].itl_target_s);
+    bool is_long = n_rows > 0 && (q->is_long || takes_long(s, left_s));
     f->n_long = f->n_long + is_long - q->is_long;
+    f->long_rows = f->long_rows + (is_long ? n_rows : 0) - (q->is_long ? q->rows_left : 0);
     f->long_s = f->n_long ? f->long_s + (is_long ? left_s : 0) - (q->is_long ? q->left_s : 0) : 0;
     q->is_long = is_long;
     q->rows_left = n_rows;
@@ -278,10 +282,20 @@ static double prefill_share(struct sched *s)
     return f->share;
 }
 
+/* Running prefill that is done before q's, which has its share beside long ones. */
+static double running_ahead_s(const struct sched *s, const struct seq *q)
+{
+    const struct forecast *f = &s->forecast;
+    if (f->n_long == 0 || takes_long(s, q->prefill_s))
+        return f->prefill_s;
+    double short_s = f->prefill_s - f->long_s + q->prefill_s;
+    return fmin(f->prefill_s, short_s / (1 - LONG_SHARE) - q->prefill_s);
+}
+
 double forecast_wait_s(struct sched *s, const struct seq *q)
 {
     double ahead_s = queue_ahead_s(s, q), all_s = queue_all_s(s);
-    double wait_s = (s->forecast.prefill_s + ahead_s + q->prefill_s) / prefill_share(s);
+    double wait_s = (running_ahead_s(s, q) + ahead_s + q->prefill_s) / prefill_share(s);
     if (s->forecast.blocked && all_s > 0)
         wait_s =
             fmax(wait_s, 2 * drain_retry_after(&s->drain, s->n_queued, s->now_s) * (ahead_s / all_s) + q->prefill_s);
@@ -304,34 +318,32 @@ void stage_expire(struct sched *s, struct draft *d)
     (void)d;
     if (s->n_queued == 0)
         return;
-    double share = prefill_share(s), running_s = s->forecast.prefill_s;
+    double share = prefill_share(s);
     while (s->n_queued > 0) {
-        uint32_t first = s->queue.first, oldest = s->queue.by_wait.first;
-        if (is_late(s, &s->seqs[first], running_s, share))
-            seq_end(s, first, SCHED_REFUSED, SCHED_REFUSED_LATE);
-        else if (is_late(s, &s->seqs[oldest], running_s + queue_ahead_s(s, &s->seqs[oldest]), share))
-            seq_end(s, oldest, SCHED_REFUSED, SCHED_REFUSED_LATE);
+        const struct seq *first = &s->seqs[s->queue.first], *oldest = &s->seqs[s->queue.by_wait.first];
+        if (is_late(s, first, running_ahead_s(s, first), share))
+            seq_end(s, s->queue.first, SCHED_REFUSED, SCHED_REFUSED_LATE);
+        else if (is_late(s, oldest, running_ahead_s(s, oldest) + queue_ahead_s(s, oldest), share))
+            seq_end(s, s->queue.by_wait.first, SCHED_REFUSED, SCHED_REFUSED_LATE);
         else
             return;
     }
 }
 
-/* The first prefill in the order of service, if it is a long one: its share of the time for prefill. */
+/* What long prompts take of the time for prefill, by what the first of them needs. */
 void stage_share_prefill(struct sched *s, struct draft *d)
 {
-    uint32_t n = s->forecast.n_prefilling, first = INDEX_NONE;
-    if (s->forecast.n_long == 0)
+    uint32_t n = s->forecast.n_long, first = INDEX_NONE;
+    if (n == 0)
         return;
     for (uint32_t slot = s->running.last; n > 0; slot = s->seqs[slot].prev) { /* mostly they are the last ones */
-        if (s->seqs[slot].rows_left > 0) {
+        if (s->seqs[slot].is_long) {
             first = slot;
             n--;
         }
     }
     const struct seq *q = &s->seqs[first];
-    if (!q->is_long)
-        return;
-    d->sharing = first;
+    d->first_long = first;
     d->share = LONG_SHARE;
     if (q->ttft_limit_s > 0 && q->n_tokens == q->n_prompt) {
         double until_s = q->submitted_s + LATE_MARGIN * q->ttft_limit_s - s->now_s;
@@ -367,7 +379,7 @@ void forecast_headroom(struct sched *s, struct seq *q, struct sched_headroom *ou
     out->kv_share =
         ((double)peak + error_margin_tokens(s) / s->config.chunk_tokens) / (s->pool.n_chunks - s->retention.pinned.n);
     out->bandwidth_share = decode_step_s(s, s->running.n + 1, positions) / (s->config.bandwidth_limit * target_s(s, q));
-    out->wait_s = (s->forecast.prefill_s + queue_all_s(s) + q->prefill_s) / prefill_share(s);
+    out->wait_s = (running_ahead_s(s, q) + queue_all_s(s) + q->prefill_s) / prefill_share(s);
 }
 
 /* Does a peak of so many chunks fit the pool, and a decode step at it the bandwidth? n_cached of q's chunks are not among
@@ -420,35 +432,46 @@ static bool admits(struct sched *s, const struct seq *q)
 static bool prefill_fills_step(const struct sched *s, const struct seq *q)
 {
     const struct forecast *f = &s->forecast;
-    return f->n_long >= MAX_LONG || f->prefill_s - f->long_s >= LONG_SHARE * s->config.bandwidth_limit * target_s(s, q);
+    return f->prefill_s - f->long_s >= LONG_SHARE * s->config.bandwidth_limit * target_s(s, q);
+}
+
+/* The next to start, but for its prefill and memory; INDEX_NONE: too many long ones run for those that wait. */
+static uint32_t next_to_start(const struct sched *s)
+{
+    uint32_t slot = s->queue.first;
+    for (int i = 0; s->forecast.n_long >= MAX_LONG && slot != INDEX_NONE && takes_long(s, s->seqs[slot].prefill_s); i++)
+        slot = i < MAX_PASSED ? queue_after(s, slot) : INDEX_NONE;
+    return slot;
 }
 
 void stage_admit_bandwidth(struct sched *s, struct draft *d)
 {
     s->forecast.blocked = false;
     while (s->n_queued > 0 && s->running.n < s->config.max_running) {
-        const struct seq *q = &s->seqs[s->queue.first];
-        if (prefill_fills_step(s, q)) {
+        uint32_t slot = next_to_start(s);
+        if (slot == INDEX_NONE || prefill_fills_step(s, &s->seqs[slot])) {
             s->stats.waiting_for = SCHED_WAIT_PREFILL;
             return;
         }
         s->stats.waiting_for = SCHED_WAIT_KV;
-        if (s->running.n > 0 && (d->closed || !admits(s, q))) {
+        if (s->running.n > 0 && (d->closed || !admits(s, &s->seqs[slot]))) {
             s->forecast.blocked = true;
             return;
         }
-        admit_next(s);
+        admit_slot(s, slot);
         if (s->pipeline.traits & NODE_REFUSES_LATE)
             stage_expire(s, d); /* its prefill delays those behind it */
     }
     s->forecast.blocked = s->n_queued > 0;
 }
 
-/* Prefill fills what decoding leaves of the inter-token target. With nobody decoding there is nobody to keep waiting,
- * and only max_step_tokens bounds the step. */
+/* Prefill fills what decoding leaves of the inter-token target: of bandwidth_limit times that as predicted, and of all of
+ * it where the prediction is as far off as it may well be. With nobody decoding there is nobody to keep waiting, and only
+ * max_step_tokens bounds the step. */
 void stage_time_budget(struct sched *s, struct draft *d)
 {
     for (uint32_t slot = s->running.first; slot != INDEX_NONE && !d->timed; slot = s->seqs[slot].next)
         d->timed = s->seqs[slot].n_tokens > s->seqs[slot].n_prompt;
-    d->budget_s = target_s(s, NULL) * s->config.bandwidth_limit;
+    d->bound_s = target_s(s, NULL);
+    d->budget_s = d->bound_s * s->config.bandwidth_limit;
 }

@@ -34,6 +34,13 @@ void batch_begin(struct sched *s, struct draft *d)
     d->rows_left = s->config.max_step_tokens - n_decoding;
     d->rows_left = fewer_rows(d->rows_left, d->prefill_shift, s->config.chunk_tokens);
     d->outputs_left = s->config.max_step_outputs - s->running.n;
+    d->short_rows = s->forecast.prefill_rows - s->forecast.long_rows;
+    d->short_s = fmax(0, s->forecast.prefill_s - s->forecast.long_s);
+    if (d->timed) { /* however long decoding takes, prefill goes on */
+        const struct calibration *c = &s->forecast.steps;
+        d->budget_s = fmax(d->budget_s, calibrate_predict_s(c, &d->load) / (1 - MIN_PREFILL_SHARE));
+        d->bound_s = fmax(d->bound_s, calibrate_bound_s(c, &d->load) / (1 - MIN_PREFILL_SHARE));
+    }
 }
 
 /* Rows up to the first chunk border behind which a chunk need not be computed: it will be taken in the next step. */
@@ -86,14 +93,11 @@ static uint32_t rows_with_chunks(struct sched *s, struct seq *q, uint32_t slot, 
     return n_rows;
 }
 
-/* Of n_rows as many as the step's time allows. The first prefill of a step gets a chunk at least, however long the
- * step is already: nobody starves. */
+/* Of n_rows as many as the step's time allows. The first prefill of a step gets a row at least: nobody starves. */
 static uint32_t rows_within_time(const struct sched *s, const struct draft *d, const struct seq *q, uint32_t n_rows)
 {
-    uint32_t fit = calibrate_fit_tokens(&s->forecast.steps, &d->load, q->n_past, n_rows, d->budget_s);
-    if (fit < s->config.chunk_tokens && d->load.n_rows == d->load.n_seqs)
-        fit = s->config.chunk_tokens < n_rows ? s->config.chunk_tokens : n_rows;
-    return fit < n_rows ? fit : n_rows;
+    uint32_t fit = calibrate_fit_tokens(&s->forecast.steps, &d->load, q->n_past, n_rows, d->budget_s, d->bound_s);
+    return fit == 0 && !d->has_prefill && !d->yields ? 1 : fit;
 }
 
 static uint32_t plan_rows(struct sched *s, struct draft *d, struct seq *q, uint32_t slot)
@@ -125,6 +129,7 @@ static uint32_t plan_rows(struct sched *s, struct draft *d, struct seq *q, uint3
     q->n_waits = 0;
     d->outputs_left -= n_wanted; /* at most: rows cut for want of chunks want fewer */
     d->rows_left -= decodes ? 0 : n_rows;
+    d->has_prefill = d->has_prefill || !decodes;
     if (s->config.has_model && !decodes)
         traffic_add(&d->load, &s->config.model, q->n_past, n_rows, 1);
     return n_rows;
@@ -151,23 +156,29 @@ void batch_one(struct sched *s, struct draft *d, uint32_t slot)
     s->n_plan_tokens += n_rows;
 }
 
-/* A sequence that has only a share of what there is for prefill, and what the others leave. */
-static void batch_sharing(struct sched *s, struct draft *d)
+/* Of what is left, what a long prompt takes: all that others do not need, and the first one its share at least. */
+static double share_of(double share, double left, double others)
 {
-    const struct seq *q = &s->seqs[d->sharing];
+    return fmax(share * left, left - others);
+}
+
+static void batch_long(struct sched *s, struct draft *d, uint32_t slot)
+{
     struct draft own = *d;
-    uint64_t others = s->forecast.prefill_rows - q->rows_left;
-    uint32_t share = (uint32_t)(d->share * d->rows_left),
-             spare = others < d->rows_left ? d->rows_left - (uint32_t)others : 0;
-    own.rows_left = spare > share ? spare : share;
+    double share = slot == d->first_long ? d->share : 0;
+    own.rows_left = (uint32_t)share_of(share, d->rows_left, (double)d->short_rows);
     if (d->timed) {
-        double planned_s = calibrate_predict_s(&s->forecast.steps, &d->load), left_s = fmax(0, d->budget_s - planned_s);
-        own.budget_s = planned_s + fmax(d->share * left_s, left_s - (s->forecast.prefill_s - q->left_s));
+        const struct calibration *c = &s->forecast.steps;
+        double planned_s = calibrate_predict_s(c, &d->load), bound_s = calibrate_bound_s(c, &d->load);
+        own.budget_s = planned_s + share_of(share, fmax(0, d->budget_s - planned_s), d->short_s);
+        own.bound_s = bound_s + share_of(share, fmax(0, d->bound_s - bound_s), d->short_s);
+        own.yields = d->short_rows > 0 && s->forecast.n_plans % 2; /* where not even a row fits they take turns */
     }
     uint32_t n_rows = own.rows_left;
-    batch_one(s, &own, d->sharing);
+    batch_one(s, &own, slot);
     d->rows_left -= n_rows - own.rows_left;
     d->outputs_left = own.outputs_left;
+    d->has_prefill = own.has_prefill;
     d->load = own.load;
 }
 
@@ -175,9 +186,13 @@ void stage_batch(struct sched *s, struct draft *d)
 {
     batch_begin(s, d);
     for (uint32_t slot = s->running.first; slot != INDEX_NONE; slot = s->seqs[slot].next) {
-        if (d->share > 0 && slot == d->sharing)
-            batch_sharing(s, d);
-        else
-            batch_one(s, d, slot);
+        const struct seq *q = &s->seqs[slot];
+        if (d->share > 0 && q->is_long) {
+            batch_long(s, d, slot);
+            continue;
+        }
+        d->short_rows -= q->is_long ? 0 : q->rows_left;
+        d->short_s = d->short_rows ? d->short_s - q->left_s : 0;
+        batch_one(s, d, slot);
     }
 }

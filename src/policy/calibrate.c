@@ -14,7 +14,8 @@
 #define NOISE_MIN 2.5e-5 /* 0.5 % */
 #define NOISE_MAX 0.09
 #define NOISE_RATE 0.02
-#define MAX_MOVE 1.5 /* of a log parameter in one update */
+#define MAX_MOVE 1.5          /* of a log parameter in one update */
+#define BOUND_DEVIATIONS 2.33 /* passed once in a hundred times, were errors Gaussian */
 
 const double calibrate_abs_bounds[CALIBRATE_ABS_BUCKETS - 1] = {0.005, 0.01, 0.02, 0.035, 0.05, 0.075,
                                                                 0.1,   0.2,  0.3,  0.5,   1.0};
@@ -132,20 +133,26 @@ double calibrate_predict_parts(const struct calibration *c, const struct traffic
     return predict(c, l, parts, NULL);
 }
 
-uint32_t calibrate_fit_tokens(const struct calibration *c, const struct traffic_load *l, uint32_t n_past,
-                              uint32_t max_tokens, double budget_s)
+/* The most rows, up to hi, whose step takes up to limit_s by that measure. */
+static uint32_t fit(const struct calibration *c, const struct traffic_load *l, uint32_t n_past, uint32_t hi,
+                    double limit_s, double (*measure)(const struct calibration *, const struct traffic_load *))
 {
-    uint32_t lo = 0, hi = max_tokens; /* lo fits, or is 0 */
-    while (lo < hi) {
-        uint32_t mid = hi - (hi - lo) / 2;
+    for (uint32_t lo = 0, mid = hi; lo < hi; mid = hi - (hi - lo) / 2) { /* lo fits, or is 0 */
         struct traffic_load with = *l;
         traffic_add(&with, &c->model, n_past, mid, 1);
-        if (predict(c, &with, NULL, NULL) <= budget_s)
+        if (measure(c, &with) <= limit_s)
             lo = mid;
         else
             hi = mid - 1;
     }
-    return lo;
+    return hi;
+}
+
+uint32_t calibrate_fit_tokens(const struct calibration *c, const struct traffic_load *l, uint32_t n_past,
+                              uint32_t max_tokens, double budget_s, double bound_s)
+{
+    uint32_t n = fit(c, l, n_past, max_tokens, budget_s, calibrate_predict_s);
+    return fit(c, l, n_past, n, bound_s, calibrate_bound_s); /* mostly all of them */
 }
 
 double calibrate_bytes_per_s(const struct calibration *c)
@@ -244,6 +251,7 @@ double calibrate_update(struct calibration *c, const struct traffic_load *l, dou
     c->n_updates++;
 
     double innovation = log(measured_s / predicted);
+    c->excess = fmax(innovation, c->excess / 2);
     double hph = spread(c, h, ph);
     if (changed(c, innovation / sqrt(hph + c->noise))) {
         reopen(c);
@@ -280,6 +288,11 @@ double calibrate_uncertainty(const struct calibration *c, const struct traffic_l
     for (int i = 0; i < CALIBRATE_N; i++)
         h[i] /= predicted;
     return sqrt(fmax(spread(c, h, ph), 0) + c->noise);
+}
+
+double calibrate_bound_s(const struct calibration *c, const struct traffic_load *l)
+{
+    return calibrate_predict_s(c, l) * exp(fmax(BOUND_DEVIATIONS * calibrate_uncertainty(c, l), c->excess));
 }
 
 double calibrate_error_quantile(const struct calibrate_errors *e, double q)

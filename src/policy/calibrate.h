@@ -70,6 +70,7 @@ struct calibration {
     double cov_max[CALIBRATE_N]; /* variances never pass those of the start */
     double noise;                /* variance of log(measured / predicted) that no parameter explains */
     double bias;                 /* leaky mean of innovations, in deviations: > 0 slower than predicted */
+    double excess;               /* log(measured / predicted) of the last steps: the largest, halved with each step */
     uint64_t n_updates, n_clipped, n_reopened;
     struct calibrate_errors errors;
 };
@@ -90,10 +91,15 @@ double calibrate_predict_parts(const struct calibration *c, const struct traffic
  * and finite, and empty steps, are ignored (0). */
 double calibrate_update(struct calibration *c, const struct traffic_load *l, double measured_s);
 
+/* What a step of this load passes once or twice in a hundred times: the prediction, as much longer as the parameters'
+ * uncertainty and the noise make likely, or as the last steps were longer than predicted. */
+double calibrate_bound_s(const struct calibration *c, const struct traffic_load *l);
+
 /* The most rows of a prompt (of a sequence with n_past positions in the cache, wanting no logits but the last row's)
- * that can join the load with the step staying within budget_s; 0 if not even one fits. O(log max_tokens). */
+ * that can join the load with the step predicted within budget_s, and its bound within bound_s; 0 if not even one fits.
+ * O(log max_tokens). */
 uint32_t calibrate_fit_tokens(const struct calibration *c, const struct traffic_load *l, uint32_t n_past,
-                              uint32_t max_tokens, double budget_s);
+                              uint32_t max_tokens, double budget_s, double bound_s);
 
 /* The fitted figures in the units that people know. */
 double calibrate_bytes_per_s(const struct calibration *c); /* weights, at one row */

@@ -69,7 +69,7 @@ static void check_queue(const struct sched *s)
 static void check_sums(const struct sched *s)
 {
     uint32_t n_prefilling = 0, n_tightest = 0, n_long = 0;
-    uint64_t n_rows = 0;
+    uint64_t n_rows = 0, n_long_rows = 0;
     double tightest_s = INFINITY, left_s = 0, long_s = 0;
     for (uint32_t slot = s->running.first; slot != INDEX_NONE; slot = s->seqs[slot].next) {
         const struct seq *q = &s->seqs[slot];
@@ -79,6 +79,7 @@ static void check_sums(const struct sched *s)
         n_rows += q->rows_left;
         left_s += q->left_s;
         n_long += q->is_long;
+        n_long_rows += q->is_long ? q->rows_left : 0;
         long_s += q->is_long ? q->left_s : 0;
         tightest_s = fmin(tightest_s, q->itl_target_s);
     }
@@ -87,7 +88,7 @@ static void check_sums(const struct sched *s)
     const struct forecast *f = &s->forecast;
     MUST(n_prefilling == f->n_prefilling && n_rows == f->prefill_rows &&
          fabs(left_s - f->prefill_s) <= 1e-6 + 1e-6 * left_s);
-    MUST(n_long == f->n_long && fabs(long_s - f->long_s) <= 1e-6 + 1e-6 * long_s);
+    MUST(n_long == f->n_long && n_long_rows == f->long_rows && fabs(long_s - f->long_s) <= 1e-6 + 1e-6 * long_s);
     MUST(s->running.n == 0 || (f->n_tightest == n_tightest && f->tightest_s == tightest_s));
     uint32_t n_requests = 0;
     for (uint32_t i = 0; i < s->fair.n; i++)

@@ -120,6 +120,17 @@ void queue_to_front(struct sched *s, uint32_t slot)
     find_first(s);
 }
 
+uint32_t queue_after(const struct sched *s, uint32_t slot)
+{
+    uint32_t after = INDEX_NONE;
+    for (uint32_t at = s->queue.root; at != INDEX_NONE;) {
+        bool behind = seq_before(&s->seqs[slot], &s->seqs[at]);
+        after = behind ? at : after;
+        at = behind ? s->seqs[at].left : s->seqs[at].right;
+    }
+    return after;
+}
+
 double queue_all_s(const struct sched *s)
 {
     return sum_of(s, s->queue.root);

@@ -17,6 +17,9 @@
 #include "policy/retention.h"
 #include "policy/sched.h"
 
+/* The share of running time that prefill gets at least, as far as a row can be cut. */
+#define MIN_PREFILL_SHARE 0.1
+
 /* How many plans a sequence may sit out while another computes the chunk that it needs next. */
 #define SCHED_MAX_PREFIX_WAITS 16
 
@@ -79,12 +82,17 @@ struct seq_list {
 struct draft {
     uint32_t rows_left;       /* of max_step_tokens, for prefills: one for each decoding sequence is put aside */
     uint32_t outputs_left;    /* of max_step_outputs, for prompt logits: one for each running sequence is put aside */
-    bool timed;               /* prefill rows are bounded by budget_s too */
-    double budget_s;          /* for the whole step */
+    bool timed;               /* prefill rows are bounded by these too: */
+    double budget_s, bound_s; /* what the whole step may take as predicted, and with all that may be wrong in that */
+    bool has_prefill;         /* somebody has rows of a prompt, */
+    bool yields;              /* or leaves the first row to others */
     unsigned prefill_shift;   /* rows_left is shifted right by it: less prefill under pressure */
     bool closed;              /* nobody starts while somebody runs */
-    uint32_t sharing;         /* this sequence takes only a share of what there is for prefill, */
+    uint32_t first_long;      /* takes only a share of what is left for prefill, while others need it, and further long
+                                 prompts what those leave: */
     double share;             /* that one; 0: all take what there is */
+    uint64_t short_rows;      /* of prompts behind the present sequence that are not long, */
+    double short_s;           /* and their predicted seconds */
     struct traffic_load load; /* decided so far, all decoding sequences included; with a traffic model */
 };
 
@@ -157,7 +165,8 @@ struct forecast {
     uint64_t prefill_rows;     /* their rows, */
     double prefill_s;          /* and predicted seconds */
     uint32_t n_long;           /* long ones of them, */
-    double long_s;             /* and their seconds */
+    uint64_t long_rows;        /* their rows */
+    double long_s;             /* and seconds */
     uint32_t predicted_chunks; /* bound on the peak, as of the last plan */
     double length_error2;      /* mean square of predicted lengths' errors, in tokens */
     double tightest_s;         /* of the running sequences' inter-token targets, */
@@ -248,6 +257,7 @@ const struct sched_class *sched_class_of(const struct sched *s, int32_t priority
 void queue_push(struct sched *s, uint32_t slot);
 void queue_remove(struct sched *s, uint32_t slot);
 void queue_to_front(struct sched *s, uint32_t slot);
+uint32_t queue_after(const struct sched *s, uint32_t slot);       /* the next in the order of service, or INDEX_NONE */
 double queue_all_s(const struct sched *s);                        /* sum of prefill_s */
 double queue_ahead_s(const struct sched *s, const struct seq *q); /* of those before q, which need not be in it */
 
@@ -299,6 +309,7 @@ void stage_admit_slots(struct sched *s, struct draft *d);
 void stage_batch_prefill_first(struct sched *s, struct draft *d);
 
 void admit_next(struct sched *s); /* the head of the queue starts */
+void admit_slot(struct sched *s, uint32_t slot);
 void batch_begin(struct sched *s, struct draft *d);
 void batch_one(struct sched *s, struct draft *d, uint32_t slot);
 
