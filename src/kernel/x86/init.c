@@ -12,6 +12,7 @@ void kernels_init_avx2(struct kernels *k)
     x86_blocks_avx2(k);
     x86_supers_avx2(k);
     x86_lanes_blocks_avx2(k);
+    x86_lanes_supers_avx2(k);
 }
 
 void kernels_init_avx512(struct kernels *k)
@@ -22,6 +23,7 @@ void kernels_init_avx512(struct kernels *k)
     x86_blocks_avx512(k);
     x86_supers_avx512(k);
     x86_lanes_blocks_avx512(k);
+    x86_lanes_supers_avx512(k);
 }
 
 void kernels_init_vnni(struct kernels *k)
@@ -30,6 +32,7 @@ void kernels_init_vnni(struct kernels *k)
     x86_blocks_vnni(k);
     x86_supers_vnni(k);
     x86_lanes_blocks_vnni(k);
+    x86_lanes_supers_vnni(k);
 }
 
 void kernels_init_bf16(struct kernels *k)

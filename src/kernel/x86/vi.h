@@ -133,6 +133,37 @@ INLINE vf vf_from_e8m0(const uint8_t *p)
     const vi normal = _mm512_slli_epi32(vi_sub(e, vi_set(1)), 23), tiny = _mm512_sllv_epi32(vi_set(0x00200000), e);
     return _mm512_castsi512_ps(_mm512_mask_mov_epi32(normal, _mm512_cmplt_epi32_mask(e, vi_set(2)), tiny));
 }
+INLINE void vi_store(void *p, vi v)
+{
+    _mm512_storeu_si512(p, v);
+}
+INLINE vi vi_from_u16(const uint8_t *p)
+{
+    return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p));
+}
+/* (a & mask) | b */
+INLINE vi vi_and_or(vi a, vi mask, vi b)
+{
+    return _mm512_ternarylogic_epi32(a, mask, b, 0xea);
+}
+INLINE vi vi_mul(vi a, vi b)
+{
+    return _mm512_mullo_epi32(a, b);
+}
+INLINE vi vi_sub_8(vi a, vi b)
+{
+    return _mm512_sub_epi8(a, b);
+}
+/* To the right, keeping the sign. */
+INLINE vi vi_shift_signed(vi a, int n)
+{
+    return _mm512_srai_epi32(a, (unsigned)n);
+}
+/* Bytes 1, 3, .. as signed 16 bits. */
+INLINE vi vi_odd_bytes_signed(vi a)
+{
+    return _mm512_srai_epi16(a, 8);
+}
 
 #else
 
@@ -246,6 +277,34 @@ INLINE vf vf_from_e8m0(const uint8_t *p)
     const vi e = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p));
     const vi normal = _mm256_slli_epi32(vi_sub(e, vi_set(1)), 23), tiny = _mm256_sllv_epi32(vi_set(0x00200000), e);
     return _mm256_castsi256_ps(_mm256_blendv_epi8(normal, tiny, _mm256_cmpgt_epi32(vi_set(2), e)));
+}
+INLINE void vi_store(void *p, vi v)
+{
+    _mm256_storeu_si256(p, v);
+}
+INLINE vi vi_from_u16(const uint8_t *p)
+{
+    return _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p));
+}
+INLINE vi vi_and_or(vi a, vi mask, vi b)
+{
+    return _mm256_or_si256(_mm256_and_si256(a, mask), b);
+}
+INLINE vi vi_mul(vi a, vi b)
+{
+    return _mm256_mullo_epi32(a, b);
+}
+INLINE vi vi_sub_8(vi a, vi b)
+{
+    return _mm256_sub_epi8(a, b);
+}
+INLINE vi vi_shift_signed(vi a, int n)
+{
+    return _mm256_srai_epi32(a, n);
+}
+INLINE vi vi_odd_bytes_signed(vi a)
+{
+    return _mm256_srai_epi16(a, 8);
 }
 
 #endif

@@ -1,0 +1,521 @@
+/* Products with super-blocks in lanes (kernel/lanes.h): included by lanes_supers_{avx2,avx512,vnni}.c.
+ *
+ * A lane is a row. Four codes of each row, a unit, are multiplied with four activations of a token that are broadcast to
+ * all lanes; nothing is summed across lanes. A tile is 16 rows and up to TILE_TOKENS tokens over all columns. Each tile
+ * unpacks its units again, beside its products, so that nothing is written back.
+ *
+ * With VNNI four products are summed to 32 bits, and the sum of a sub-block is multiplied by its scale. Codes with an
+ * offset begin at -offset times the sum of the activations. Without VNNI two products are summed to 16 bits, and units are
+ * added up there as far as they fit; then the two words of a lane are multiplied by two words of its scale and added.
+ */
+#include "kernel/lanes.h"
+#include "kernel/x86/vi.h"
+
+#if defined __AVX512F__
+#include "kernel/x86/simd512.h"
+#define HALVES 1 /* registers that hold 16 rows */
+#define TILE_TOKENS 8
+#else
+#include "kernel/x86/simd256.h"
+#define HALVES 2
+#define TILE_TOKENS 4
+#endif
+#include "kernel/x86/types.h"
+
+#if defined __AVX512VNNI__
+#define HAS_DOT 1
+#else
+#define HAS_DOT 0
+#endif
+
+/* Measured. */
+#ifndef LANES_PREFETCH_BYTES
+#define LANES_PREFETCH_BYTES 4096
+#define LANES_PREFETCH_HINT _MM_HINT_T0
+#endif
+#define ACT_BYTES ((size_t)512 << 10) /* of scratch */
+
+INLINE const uint8_t *unit_at(const uint8_t *cell, int unit)
+{
+    return cell + 64 * unit;
+}
+
+INLINE vi bytes(int v)
+{
+    return vi_set((int32_t)((uint32_t)v * 0x01010101u));
+}
+
+/* To the right by n bits; n < 0: to the left. */
+INLINE vi shift(vi v, int n)
+{
+    return n == 0 ? v : n > 0 ? vi_shift_right(v, n) : vi_shift_left(v, -n);
+}
+
+/* ---- what the types are ---- */
+
+/* Whether scales belong to 32 elements, not 16. */
+INLINE bool is_wide(enum tensor_type t)
+{
+    return scale_word(t, 1) == 0;
+}
+
+/* value = code - offset */
+INLINE int code_offset(enum tensor_type t)
+{
+    switch (t) {
+    case TENSOR_Q6_K:
+        return 32;
+    case TENSOR_Q3_K:
+        return 4;
+    case TENSOR_IQ4_XS:
+        return HAS_DOT ? 128 : 0;
+    default:
+        return 0;
+    }
+}
+
+/* Where the units of d start. */
+INLINE int d_unit(enum tensor_type t)
+{
+    switch (t) {
+    case TENSOR_Q2_K:
+        return 20;
+    case TENSOR_Q3_K:
+        return 27;
+    case TENSOR_Q4_K:
+        return 35;
+    case TENSOR_Q5_K:
+        return 43;
+    case TENSOR_Q6_K:
+        return 52;
+    default:
+        return 33;
+    }
+}
+
+/* So many pairs of products fit 16 bits: 2 * 127 * code each. */
+INLINE int units_that_fit(enum tensor_type t)
+{
+    switch (t) {
+    case TENSOR_Q4_K:
+        return 8;
+    case TENSOR_Q6_K:
+        return 2;
+    case TENSOR_IQ4_XS:
+        return 1;
+    default:
+        return 4;
+    }
+}
+
+/* With VNNI codes may stay where they are in their byte, times 2^n; scales make up for it to 2^left_shift(). */
+INLINE int left_shift(enum tensor_type t)
+{
+    return !HAS_DOT ? 0 : t == TENSOR_Q4_K ? 4 : t == TENSOR_Q2_K ? 6 : 0;
+}
+
+INLINE int left_shift_of_codes(enum tensor_type t, int s)
+{
+    return !HAS_DOT ? 0 : t == TENSOR_Q4_K ? s % 2 * 4 : t == TENSOR_Q2_K ? s % 4 * 2 : 0;
+}
+
+/* ---- unpacking ---- */
+
+/* Unit u of sub-block s of 32, from a cell (or its second half of rows). */
+INLINE vi codes(enum tensor_type t, const uint8_t *cell, int s, int u)
+{
+    const int left = left_shift_of_codes(t, s);
+    if (t == TENSOR_Q4_K || t == TENSOR_Q5_K) {
+        const vi raw = vi_load(unit_at(cell, s / 2 * 8 + u));
+        if (t == TENSOR_Q4_K)
+            return vi_and(shift(raw, s % 2 * 4 - left), bytes(15 << left));
+        const vi low = vi_and(shift(raw, s % 2 * 4), bytes(15));
+        return vi_and_or(shift(vi_load(unit_at(cell, 32 + u)), s - 4), bytes(16), low);
+    }
+    if (t == TENSOR_Q6_K) {
+        const int half = s / 4, j = s % 4;
+        const vi raw = vi_load(unit_at(cell, half * 16 + j % 2 * 8 + u));
+        const vi high = vi_and(shift(vi_load(unit_at(cell, 32 + half * 8 + u)), 2 * j - 4), bytes(0x30));
+        return vi_and_or(shift(raw, j / 2 * 4), bytes(15), high);
+    }
+    if (t == TENSOR_IQ4_XS) {
+        static const uint8_t offset_128[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
+        const vi raw = vi_and(shift(vi_load(unit_at(cell, 4 * s + u % 4)), u / 4 * 4), bytes(15));
+        return vi_lookup(vi_broadcast_16(HAS_DOT ? (const void *)offset_128 : code_iq4), raw);
+    }
+    const vi raw = vi_load(unit_at(cell, s / 4 * 8 + u));
+    const vi low = vi_and(shift(raw, s % 4 * 2 - left), bytes(3 << left));
+    return t == TENSOR_Q2_K ? low : vi_and_or(shift(vi_load(unit_at(cell, 16 + u)), s - 2), bytes(4), low);
+}
+
+/* Byte b of each lane as a factor, times 2^left: a number of 32 bits with VNNI, else twice 16 bits. */
+INLINE vi factor(vi v, int b, bool is_signed, int left)
+{
+#if HAS_DOT
+    if (is_signed)
+        return vi_shift_signed(b == 3 ? v : shift(v, 8 * b - 24), 24);
+    return b == 3 && !left ? shift(v, 24) : vi_and(shift(v, 8 * b - left), vi_set(255 << left));
+#else
+    (void)left;
+    const uint8_t z = 128, c = (uint8_t)b;
+    const uint8_t to_low[16] = {c, z, c, z, c + 4, z, c + 4, z, c + 8, z, c + 8, z, c + 12, z, c + 12, z};
+    const uint8_t to_high[16] = {z, c, z, c, z, c + 4, z, c + 4, z, c + 8, z, c + 8, z, c + 12, z, c + 12};
+    if (!is_signed)
+        return vi_lookup(v, vi_broadcast_16(to_low));
+    return vi_odd_bytes_signed(vi_lookup(v, vi_broadcast_16(to_high)));
+#endif
+}
+
+/* Bytes 0 and 2, or 1 and 3, as words. */
+INLINE vi word_pair(vi v, int odd)
+{
+    return vi_and(shift(v, 8 * odd), vi_set(0x00ff00ff));
+}
+INLINE vi word_pair_signed(vi v, int odd)
+{
+    return vi_odd_bytes_signed(odd ? v : shift(v, -8));
+}
+
+struct lane_scales {
+    vi scale[16]; /* factors, of sub-blocks of 16 (or 32: 8) */
+    vi pair[8];   /* words to multiply pairs of sums with: struct sums. Mins, or scales where an offset needs them */
+};
+
+/* Whether pairs of scales take back the offset of codes: where the 16 bits have no room to begin at it. */
+INLINE bool has_offset_pairs(enum tensor_type t)
+{
+    return !HAS_DOT && t == TENSOR_Q6_K;
+}
+
+INLINE bool has_first_sums(enum tensor_type t)
+{
+    return code_offset(t) && !has_offset_pairs(t);
+}
+
+INLINE void unpack_bytes_of_scales(enum tensor_type t, const uint8_t *cell, vi scale[4], vi min[4])
+{
+    if (t == TENSOR_Q4_K || t == TENSOR_Q5_K) {
+        const int first = d_unit(t) - 3;
+        const vi u0 = vi_load(unit_at(cell, first)), u1 = vi_load(unit_at(cell, first + 1)),
+                 u2 = vi_load(unit_at(cell, first + 2));
+        scale[0] = vi_and(u0, bytes(63));
+        scale[1] = vi_and_or(u2, bytes(15), vi_and(shift(u0, 2), bytes(0x30)));
+        min[0] = vi_and(u1, bytes(63));
+        min[1] = vi_and_or(shift(u2, 4), bytes(15), vi_and(shift(u1, 2), bytes(0x30)));
+        return;
+    }
+    UNROLL for (int k = 0; k < 4; k++)
+    {
+        if (t == TENSOR_Q2_K) {
+            const vi both = vi_load(unit_at(cell, 16 + k));
+            scale[k] = vi_and(both, bytes(15));
+            min[k] = vi_and(shift(both, 4), bytes(15));
+        } else if (t == TENSOR_Q6_K) {
+            scale[k] = vi_load(unit_at(cell, 48 + k));
+        } else {
+            const vi low = shift(vi_load(unit_at(cell, 24 + k % 2)), k / 2 * 4);
+            const vi high = vi_and(shift(vi_load(unit_at(cell, 26)), 2 * k - 4), bytes(0x30));
+            scale[k] = vi_sub_8(vi_and_or(low, bytes(15), high), bytes(32));
+        }
+    }
+}
+
+INLINE void unpack_scales_iq4_xs(const uint8_t *cell, int half, vi scale[8])
+{
+    const vi low = vi_load(unit_at(cell, 32));
+    const vi high = vi_from_u16(unit_at(cell, 33) + 32 - 16 * half);
+    UNROLL for (int s = 0; s < 8; s++)
+    {
+        const vi top = vi_and(shift(high, 2 * s - 4), vi_set(0x30));
+        const vi v = vi_sub(vi_and_or(shift(low, 4 * s), vi_set(15), top), vi_set(32));
+        scale[s] = HAS_DOT ? v : vi_and_or(v, vi_set(0xffff), shift(v, -16));
+    }
+}
+
+INLINE void unpack_scales(enum tensor_type t, const uint8_t *cell, int half, struct lane_scales *out)
+{
+    const bool is_signed = t == TENSOR_Q6_K || t == TENSOR_Q3_K;
+    vi scale[4], min[4];
+    if (t == TENSOR_IQ4_XS) {
+        unpack_scales_iq4_xs(cell, half, out->scale);
+        return;
+    }
+    unpack_bytes_of_scales(t, cell, scale, min);
+    const int n_words = is_wide(t) ? 2 : 4;
+    UNROLL for (int k = 0; k < n_words; k++)
+    {
+        UNROLL for (int b = 0; b < 4; b++)
+        {
+            const int s = is_wide(t) ? 4 * k + b : (4 * k + b) / 2;
+            out->scale[4 * k + b] = factor(scale[k], b, is_signed, left_shift(t) - left_shift_of_codes(t, s));
+        }
+        UNROLL for (int odd = 0; odd < 2; odd++)
+        {
+            if (has_mins(t))
+                out->pair[2 * k + odd] = word_pair(min[k], odd);
+            else if (has_offset_pairs(t))
+                out->pair[2 * k + odd] = word_pair_signed(scale[k], odd);
+        }
+    }
+}
+
+/* ---- activations ---- */
+
+/* Tokens of the next tile, of those left. */
+INLINE uint32_t tile_tokens(uint32_t left)
+{
+    static const uint8_t of_few[8] = {0, 1, 2, 3, 4, 3, 6, 4};
+    return left >= TILE_TOKENS ? TILE_TOKENS : of_few[left];
+}
+
+/* 256 of a token, as all rows need them. of_sums: with codes that have an offset, what the sum of each sub-block begins
+ * at (without VNNI: in 16 bits); else pairs of words for lane_scales.pair: sums of sub-blocks s and s + 2, s + 1 and s + 3. */
+struct lane_act {
+    int8_t q[256];
+    int32_t of_sums[16];
+    float d;
+};
+
+INLINE void put_sums(enum tensor_type t, const struct act_q8k *g, int32_t out[16])
+{
+    int16_t *words = (int16_t *)(void *)out;
+    for (int s = 0; s < (is_wide(t) ? 8 : 16); s++) {
+        const int sum = is_wide(t) ? g->sum[2 * s] + g->sum[2 * s + 1] : g->sum[s];
+        if (has_first_sums(t))
+            out[s] = HAS_DOT ? -code_offset(t) * sum : (uint16_t)(-code_offset(t) * sum);
+        else
+            words[s / 4 * 4 + s % 2 * 2 + s / 2 % 2] = (int16_t)sum;
+    }
+}
+
+/* n_blocks super-blocks of n tokens in tiles: [tile][super-block][token]. */
+INLINE void lay_out(enum tensor_type t, const uint8_t *x, size_t x_row_bytes, uint32_t n_blocks, uint32_t n,
+                    struct lane_act *out)
+{
+    for (uint32_t n_t; n; n -= n_t, x += n_t * x_row_bytes) {
+        n_t = tile_tokens(n);
+        for (uint32_t b = 0; b < n_blocks; b++) {
+            for (uint32_t i = 0; i < n_t; i++, out++) {
+                const struct act_q8k *g = (const struct act_q8k *)(const void *)(x + i * x_row_bytes) + b;
+                memcpy(out->q, g->q, sizeof out->q);
+                out->d = g->d;
+                put_sums(t, g, out->of_sums);
+            }
+        }
+    }
+}
+
+/* ---- products ---- */
+
+struct tile {
+    const struct lane_act *act; /* of the first token; the others follow */
+    struct lane_scales scales[HALVES];
+    vi total[TILE_TOKENS][HALVES], mins[TILE_TOKENS][HALVES];
+};
+
+INLINE vi act_at(const struct tile *tile, int token, int unit)
+{
+    return vi_broadcast_4((const uint8_t *)tile->act[token].q + 4 * unit);
+}
+
+INLINE vi sums_at(const struct tile *tile, int token, int index)
+{
+    return vi_set(tile->act[token].of_sums[index]);
+}
+
+INLINE vi add_pairs(vi acc, vi a, vi b)
+{
+#if HAS_DOT
+    return _mm512_dpwssd_epi32(acc, a, b);
+#else
+    return vi_add(acc, vi_madd(a, b));
+#endif
+}
+
+#if HAS_DOT
+
+/* Units first .. of one scale: the sum of their products times the scale, to the totals of n_t tokens. */
+INLINE void add_sub_block(enum tensor_type t, const uint8_t *cell, int index, int n_t, struct tile *tile)
+{
+    const int n_units = is_wide(t) ? 8 : 4, first = index * n_units;
+    vi dots[TILE_TOKENS];
+    UNROLL for (int i = 0; i < n_t; i++) dots[i] = has_first_sums(t) ? sums_at(tile, i, index) : vi_zero();
+    UNROLL for (int u = first; u < first + n_units; u++)
+    {
+        const vi w = codes(t, cell, u / 8, u % 8);
+        UNROLL for (int i = 0; i < n_t; i++) dots[i] = vi_dot_add(dots[i], w, act_at(tile, i, u));
+    }
+    UNROLL for (int i = 0; i < n_t; i++) tile->total[i][0] =
+        vi_add(tile->total[i][0], vi_mul(dots[i], tile->scales[0].scale[index]));
+}
+
+#else
+
+/* Sums of two products. */
+INLINE vi pairs(enum tensor_type t, vi w, vi x)
+{
+    return codes_signed(t) ? pairs_signed(w, x) : vi_maddubs(w, x);
+}
+
+INLINE void add_sub_block(enum tensor_type t, const uint8_t *cell, int index, int n_t, struct tile *tile)
+{
+    const int n_units = is_wide(t) ? 8 : 4, first = index * n_units, fit = units_that_fit(t);
+    for (int part = first; part < first + n_units; part += fit) {
+        vi words[TILE_TOKENS][HALVES];
+        UNROLL for (int u = part; u < part + fit; u++)
+        {
+            vi w[HALVES];
+            UNROLL for (int h = 0; h < HALVES; h++) w[h] = codes(t, cell + 32 * h, u / 8, u % 8);
+            UNROLL for (int i = 0; i < n_t; i++)
+            {
+                const vi x = act_at(tile, i, u);
+                const bool begin = u == part;
+                UNROLL for (int h = 0; h < HALVES; h++)
+                {
+                    const vi two = pairs(t, w[h], x);
+                    if (!begin)
+                        words[i][h] = vi_add_16(words[i][h], two);
+                    else if (has_first_sums(t))
+                        words[i][h] = vi_add_16(sums_at(tile, i, index), two);
+                    else
+                        words[i][h] = two;
+                }
+            }
+        }
+        UNROLL for (int i = 0; i < n_t; i++)
+        {
+            UNROLL for (int h = 0; h < HALVES; h++) tile->total[i][h] =
+                add_pairs(tile->total[i][h], words[i][h], tile->scales[h].scale[index]);
+        }
+    }
+}
+
+#endif
+
+/* A cell of 16 rows and n_t tokens: the integers of its super-blocks into total and mins. */
+INLINE void add_cell(enum tensor_type t, const uint8_t *cell, int n_t, struct tile *tile)
+{
+    UNROLL for (int i = 0; i < n_t; i++)
+    {
+        UNROLL for (int h = 0; h < HALVES; h++) tile->total[i][h] = tile->mins[i][h] = vi_zero();
+    }
+    UNROLL for (int h = 0; h < HALVES; h++) unpack_scales(t, cell + 32 * h, h, &tile->scales[h]);
+    const int n_pairs = !has_mins(t) && !has_offset_pairs(t) ? 0 : is_wide(t) ? 4 : 8, n_scales = is_wide(t) ? 8 : 16;
+    UNROLL for (int k = 0; k < n_pairs; k++)
+    {
+        UNROLL for (int i = 0; i < n_t; i++)
+        {
+            const vi pair = sums_at(tile, i, k);
+            UNROLL for (int h = 0; h < HALVES; h++) tile->mins[i][h] =
+                add_pairs(tile->mins[i][h], tile->scales[h].pair[k], pair);
+        }
+    }
+    if (has_offset_pairs(t)) { /* of Q6_K: 32 times */
+        UNROLL for (int i = 0; i < n_t; i++)
+        {
+            UNROLL for (int h = 0; h < HALVES; h++) tile->total[i][h] = vi_sub(vi_zero(), shift(tile->mins[i][h], -5));
+        }
+    }
+    UNROLL for (int s = 0; s < n_scales; s++) add_sub_block(t, cell, s, n_t, tile);
+}
+
+/* n_blocks cells of a group with n_t tokens: y[token][row], or what it adds to y. */
+INLINE void multiply_tile(enum tensor_type t, const uint8_t *w, uint32_t n_blocks, const struct lane_act *x, int n_t,
+                          bool adds, float *y, size_t y_stride)
+{
+    struct tile tile = {.act = x};
+    vf acc[TILE_TOKENS][HALVES];
+    UNROLL for (int i = 0; i < n_t; i++)
+    {
+        UNROLL for (int h = 0; h < HALVES; h++) acc[i][h] =
+            adds ? vf_load(y + (size_t)i * y_stride + 8 * h) : vf_zero();
+    }
+    for (uint32_t b = 0; b < n_blocks; b++, w += LANES * super_bytes(t), tile.act += n_t) {
+        for (size_t line = 0; line < LANES * super_bytes(t); line += 64)
+            _mm_prefetch((const char *)w + LANES_PREFETCH_BYTES + line, LANES_PREFETCH_HINT);
+        add_cell(t, w, n_t, &tile);
+        UNROLL for (int h = 0; h < HALVES; h++)
+        {
+            const uint16_t *halves = (const uint16_t *)(const void *)unit_at(w, d_unit(t)) + 8 * h;
+            const vf d = vf_from_f16(halves);
+            const vf minus_dmin = has_mins(t) ? vf_mul(vf_from_f16(halves + LANES), vf_set(-1)) : vf_zero();
+            UNROLL for (int i = 0; i < n_t; i++)
+            {
+                const vf x_d = vf_set(tile.act[i].d);
+                const vi total = left_shift(t) ? vi_shift_signed(tile.total[i][h], left_shift(t)) : tile.total[i][h];
+                acc[i][h] = vf_fma(vf_from_vi(total), vf_mul(d, x_d), acc[i][h]);
+                if (has_mins(t))
+                    acc[i][h] = vf_fma(vf_from_vi(tile.mins[i][h]), vf_mul(minus_dmin, x_d), acc[i][h]);
+            }
+        }
+    }
+    UNROLL for (int i = 0; i < n_t; i++)
+    {
+        UNROLL for (int h = 0; h < HALVES; h++) vf_store(y + (size_t)i * y_stride + 8 * h, acc[i][h]);
+    }
+}
+
+INLINE void multiply_group(enum tensor_type t, const uint8_t *w, uint32_t n_blocks, const struct lane_act *x,
+                           uint32_t n_tokens, bool adds, float *y, size_t y_stride)
+{
+    for (uint32_t n; n_tokens; n_tokens -= n, x += (size_t)n * n_blocks, y += n * y_stride) {
+        n = tile_tokens(n_tokens);
+#define TILE(n_t)                                                                                                      \
+    case n_t:                                                                                                          \
+        multiply_tile(t, w, n_blocks, x, n_t, adds, y, y_stride);                                                      \
+        break;
+        switch (n) {
+            TILE(1)
+            TILE(2)
+            TILE(3)
+            TILE(4)
+#if TILE_TOKENS == 8
+            TILE(6)
+            TILE(8)
+#endif
+        }
+#undef TILE
+    }
+}
+
+/* Pieces of columns and tokens whose activations stay in the second-level cache go through all groups. */
+INLINE void matmul_lanes_supers(enum tensor_type t, const struct matmul_args *a)
+{
+    const uint32_t n_blocks = a->n_cols / 256, most = ACT_BYTES / sizeof(struct lane_act);
+    const uint32_t piece = n_blocks < most / TILE_TOKENS ? n_blocks : most / TILE_TOKENS;
+    const uint32_t max_tokens = most / piece / TILE_TOKENS * TILE_TOKENS;
+    struct lane_act *x = a->scratch;
+    for (uint32_t b = 0, n; b < n_blocks; b += n) {
+        n = n_blocks - b < piece ? n_blocks - b : piece;
+        for (uint32_t i = 0, n_t; i < a->n_tokens; i += n_t) {
+            n_t = a->n_tokens - i < max_tokens ? a->n_tokens - i : max_tokens;
+            lay_out(t, (const uint8_t *)a->x + i * a->x_row_bytes + b * sizeof(struct act_q8k), a->x_row_bytes, n, n_t,
+                    x);
+            const uint8_t *w = (const uint8_t *)a->w + LANES * super_bytes(t) * b;
+            for (uint32_t r = 0; r < a->n_rows; r += LANES, w += LANES * a->w_row_bytes)
+                multiply_group(t, w, n, x, n_t, b > 0, a->y + i * a->y_stride + r, a->y_stride);
+        }
+    }
+}
+
+#define MATMUL_LANES(name, type)                                                                                       \
+    static void matmul_lanes_##name(const struct matmul_args *a)                                                       \
+    {                                                                                                                  \
+        matmul_lanes_supers(type, a);                                                                                  \
+    }
+MATMUL_LANES(q2_k, TENSOR_Q2_K)
+MATMUL_LANES(q3_k, TENSOR_Q3_K)
+MATMUL_LANES(q4_k, TENSOR_Q4_K)
+MATMUL_LANES(q5_k, TENSOR_Q5_K)
+MATMUL_LANES(q6_k, TENSOR_Q6_K)
+MATMUL_LANES(iq4_xs, TENSOR_IQ4_XS)
+
+static void set_matmul_lanes_supers(struct kernels *k)
+{
+    k->matmul_lanes[TENSOR_Q2_K] = matmul_lanes_q2_k;
+    k->matmul_lanes[TENSOR_Q3_K] = matmul_lanes_q3_k;
+    k->matmul_lanes[TENSOR_Q4_K] = matmul_lanes_q4_k;
+    k->matmul_lanes[TENSOR_Q5_K] = matmul_lanes_q5_k;
+    k->matmul_lanes[TENSOR_Q6_K] = matmul_lanes_q6_k;
+    k->matmul_lanes[TENSOR_IQ4_XS] = matmul_lanes_iq4_xs;
+}

@@ -1,0 +1,7 @@
+#include "kernel/x86/lanes_supers.h"
+#include "kernel/x86/x86.h"
+
+void x86_lanes_supers_avx2(struct kernels *k)
+{
+    set_matmul_lanes_supers(k);
+}
