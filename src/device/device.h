@@ -32,7 +32,8 @@ struct device_config {
     /* While the weights are brought into memory, called on the creating thread with 0..1; may be NULL. */
     void (*progress)(double fraction, void *user);
     void *progress_user;
-    bool lazy_weights; /* leave the weights where they are; steps read what they need (a model larger than memory) */
+    bool
+        lazy_weights; /* no copy of the weights: steps read what they need from the file (a model larger than memory) */
 };
 
 struct step_seq {

@@ -534,6 +534,11 @@ void gguf_close(struct gguf *g)
 
 /* --- access ----------------------------------------------------------------------------------------------------- */
 
+bool gguf_is_mapped(const struct gguf *g)
+{
+    return g->parts[0].map.data != NULL;
+}
+
 uint32_t gguf_version(const struct gguf *g)
 {
     return g->parts[0].version;

@@ -70,6 +70,8 @@ int gguf_open(struct gguf **out, const char *path, struct err *e);
 int gguf_open_memory(struct gguf **out, const void *data, size_t n_bytes, struct err *e);
 void gguf_close(struct gguf *g);
 
+/* Whether tensor data lies in mappings of files, which pages can be given back to. */
+bool gguf_is_mapped(const struct gguf *g);
 uint32_t gguf_version(const struct gguf *g);
 size_t gguf_file_bytes(const struct gguf *g); /* all parts together */
 uint32_t gguf_n_files(const struct gguf *g);

@@ -102,13 +102,14 @@ static void cpu_poison_chunk(struct device *d, uint32_t chunk)
 static uint64_t cpu_memory_bytes(const struct device *d)
 {
     const struct cpu *c = (const struct cpu *)d;
-    return c->kv_bytes + c->arena_bytes;
+    return c->weights_bytes + c->kv_bytes + c->arena_bytes;
 }
 
 static void cpu_destroy(struct device *d)
 {
     struct cpu *c = (struct cpu *)d;
     team_destroy(c->team);
+    cpu_free_weights(c);
     mem_free_aligned(c->kv, c->kv_bytes);
     mem_free_aligned(c->arena, c->arena_bytes);
     free(c);
@@ -363,6 +364,9 @@ int device_cpu_create(struct device **out, const struct forward *f, const struct
     c->base = (struct device){.ops = &cpu_ops, .model = f->model, .config = *config};
     c->forward = f;
     c->k = k;
+    c->layers = f->model->layers;
+    c->output = f->model->output;
+    c->token_embd = f->model->token_embd;
     if ((rc = team_create(&c->team, config->n_threads, config->pin_threads, e))) {
         cpu_destroy(&c->base);
         return rc;

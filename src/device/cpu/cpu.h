@@ -10,8 +10,12 @@
 
 #include "device/cpu/team.h"
 #include "device/device.h"
+#include "kernel/lanes.h"
 
 #define ALIGN_FLOATS 16 /* 64 bytes */
+
+/* Weight rows are dealt out in units of so many: whole groups of those that lie in lanes. */
+#define ROW_UNIT LANES
 
 /* Activation rows packed for products, by format; NULL where no weight needs it. */
 struct packed {
@@ -69,6 +73,15 @@ struct cpu {
     uint32_t n_threads;
     struct cpu_thread *threads;
 
+    /* The weights: the device's own copy, or where the model has them (lazy_weights). */
+    const struct layer *layers; /* [n_layer] */
+    struct tensor output, token_embd;
+    bool lanes[TENSOR_TYPE_COUNT]; /* whole groups of rows of such a matrix of the copy lie in lanes (kernel/lanes.h) */
+    unsigned char *weights;
+    size_t weights_bytes;
+    struct layer *own_layers;
+    const unsigned char **own_parts; /* of experts */
+
     unsigned char *kv;
     size_t kv_bytes, chunk_bytes, layer_bytes, area_bytes, kv_row_bytes; /* area: one KV head's keys of a chunk */
 
@@ -108,7 +121,11 @@ static inline void cpu_share(const struct cpu *c, uint32_t thread, uint32_t n, u
 
 /* ---- loading (weights.c) ---- */
 
+/* Makes the device's copy of the weights. */
 int cpu_load_weights(struct cpu *c, struct err *e);
+void cpu_free_weights(struct cpu *c);
+/* A token's row of the embeddings, out[n_embd]. */
+void cpu_embedding(struct cpu *c, uint32_t thread, uint32_t token, float *out);
 
 /* ---- products (product.c) ---- */
 
@@ -135,7 +152,7 @@ struct pack_args {
 };
 void cpu_pack(struct cpu *c, uint32_t thread, const struct pack_args *a, struct packed *out);
 
-/* y[t * y_stride + r] for r in [first, end) of the weight rows at data, t in [0, n_tokens) of packed rows from
+/* y[t * y_stride + r] for r in [first, end) of the weight rows at data (first: a multiple of 16 unless lazy_weights), t in [0, n_tokens) of packed rows from
  * first_token. */
 struct product {
     const struct tensor *w;

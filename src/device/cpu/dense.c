@@ -4,25 +4,20 @@
 #include <math.h>
 #include <string.h>
 
-/* Weight rows are dealt out in units of so many, so that kernels see whole tiles. */
-#define ROW_UNIT 16
-
 void cpu_op_embed(struct cpu *c, uint32_t thread)
 {
     const struct model *m = c->base.model;
-    const struct tensor *w = &m->token_embd;
     uint32_t begin, end, half = m->rope.n_rot / 2;
     cpu_share(c, thread, c->step.n_rows, 1, &begin, &end);
     for (uint32_t i = begin; i < end; i++) {
-        c->k->dequant[w->type](w->data + (size_t)c->step.tokens[i] * w->row_bytes, m->n_embd,
-                               c->x + (size_t)i * m->n_embd);
+        cpu_embedding(c, thread, (uint32_t)c->step.tokens[i], c->x + (size_t)i * m->n_embd);
         for (uint32_t j = 0; j < half; j++) {
             double angle = (double)c->rows[i].position * (double)m->rope.inv_freq[j];
             c->rope_cos[(size_t)i * half + j] = (float)cos(angle) * m->rope.magnitude;
             c->rope_sin[(size_t)i * half + j] = (float)sin(angle) * m->rope.magnitude;
         }
     }
-    c->threads[thread].traffic.weight_bytes += (end - begin) * w->row_bytes;
+    c->threads[thread].traffic.weight_bytes += (end - begin) * c->token_embd.row_bytes;
     c->threads[thread].traffic.activation_bytes += (size_t)(end - begin) * m->n_embd * sizeof(float);
     team_barrier(c->team);
 }
@@ -64,7 +59,7 @@ static void finish_heads(struct cpu *c, uint32_t thread, uint32_t layer, uint32_
     const struct model *m = c->base.model;
     for (uint32_t row = 0; row < c->step.n_rows; row++) {
         for (uint32_t head = begin; head < end; head++)
-            finish_head(c, &m->layers[layer], layer, row, head);
+            finish_head(c, &c->layers[layer], layer, row, head);
     }
     struct step_traffic *t = &c->threads[thread].traffic;
     uint32_t first_kv = begin > m->n_head ? begin : m->n_head;
@@ -100,7 +95,7 @@ static void qkv_rows(struct cpu *c, uint32_t thread, const struct layer *y, cons
 void cpu_op_qkv(struct cpu *c, uint32_t thread, uint32_t layer)
 {
     const struct model *m = c->base.model;
-    const struct layer *y = &m->layers[layer];
+    const struct layer *y = &c->layers[layer];
     uint32_t n_heads = m->n_head + 2 * m->n_head_kv, begin, end, h_begin, h_end;
     struct packed x;
     cpu_pack(
@@ -154,8 +149,7 @@ static void add_product(struct cpu *c, uint32_t thread, const struct tensor *w, 
 
 void cpu_op_attn_out(struct cpu *c, uint32_t thread, uint32_t layer)
 {
-    const struct model *m = c->base.model;
-    const struct layer *y = &m->layers[layer];
+    const struct layer *y = &c->layers[layer];
     struct packed x;
     cpu_pack(c, thread,
              &(struct pack_args){.src = c->attn,
@@ -171,7 +165,7 @@ void cpu_op_attn_out(struct cpu *c, uint32_t thread, uint32_t layer)
 void cpu_op_ffn(struct cpu *c, uint32_t thread, uint32_t layer)
 {
     const struct model *m = c->base.model;
-    const struct layer *y = &m->layers[layer];
+    const struct layer *y = &c->layers[layer];
     uint32_t begin, end, n_rows = c->step.n_rows;
     struct packed x;
     cpu_pack(c, thread,
@@ -226,13 +220,13 @@ void cpu_op_logits(struct cpu *c, uint32_t thread)
                                  .n_rows = c->step.n_outputs,
                                  .index = c->step.output_rows,
                                  .norm = m->output_norm,
-                                 .formats = cpu_format_bit(c, &m->output),
+                                 .formats = cpu_format_bit(c, &c->output),
                                  .shared = c->packed},
              &x);
     cpu_share(c, thread, m->n_vocab, ROW_UNIT, &begin, &end);
     cpu_product(c, thread,
-                &(struct product){.w = &m->output,
-                                  .data = m->output.data,
+                &(struct product){.w = &c->output,
+                                  .data = c->output.data,
                                   .first = begin,
                                   .end = end,
                                   .x = &x,

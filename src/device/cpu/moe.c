@@ -5,8 +5,6 @@
 #include <math.h>
 #include <string.h>
 
-#define ROW_UNIT 4 /* experts are narrow */
-
 /* Softmax over all experts, the n_expert_used largest of it (of equal ones the lower index), rescaled to sum to 1 where
  * the model says so. Overwrites the logits. */
 static void choose_experts(const struct model *m, float *logits, uint32_t *chosen, float *weight)
@@ -147,7 +145,7 @@ static void down_and_add(struct cpu *c, uint32_t thread, const struct layer *y, 
 void cpu_op_moe(struct cpu *c, uint32_t thread, uint32_t layer)
 {
     const struct model *m = c->base.model;
-    const struct layer *y = &m->layers[layer];
+    const struct layer *y = &c->layers[layer];
     unsigned formats = cpu_format_bit(c, &y->gate_x.t) | cpu_format_bit(c, &y->up_x.t);
     struct packed x, by_slot;
     cpu_pack(c, thread,

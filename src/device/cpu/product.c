@@ -34,6 +34,24 @@ void cpu_pack(struct cpu *c, uint32_t thread, const struct pack_args *a, struct 
         team_barrier(c->team);
 }
 
+/* Whole groups of rows in lanes, the rest as rows. */
+static void multiply(const struct cpu *c, const struct product *p, struct matmul_args a)
+{
+    const enum tensor_type t = p->w->type;
+    if (c->lanes[t]) {
+        const uint32_t in_lanes = p->w->n_out / LANES * LANES, end = p->end < in_lanes ? p->end : in_lanes;
+        const uint32_t n = end > p->first ? end - p->first : 0, rest = a.n_rows - n;
+        a.n_rows = n;
+        if (n)
+            c->k->matmul_lanes[t](&a);
+        a.w = (const unsigned char *)a.w + n * a.w_row_bytes;
+        a.y += n;
+        a.n_rows = rest;
+    }
+    if (a.n_rows)
+        c->k->matmul[t](&a);
+}
+
 void cpu_product(struct cpu *c, uint32_t thread, const struct product *p)
 {
     if (p->first >= p->end || !p->n_tokens)
@@ -52,7 +70,7 @@ void cpu_product(struct cpu *c, uint32_t thread, const struct product *p)
         .y_stride = p->y_stride,
         .scratch = c->threads[thread].matmul_scratch,
     };
-    c->k->matmul[p->w->type](&a);
+    multiply(c, p, a);
     struct step_traffic *t = &c->threads[thread].traffic;
     t->weight_bytes += n_rows * p->w->row_bytes;
     t->activation_bytes += p->n_tokens * (a.x_row_bytes + n_rows * sizeof(float));

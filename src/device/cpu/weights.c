@@ -1,27 +1,95 @@
-/* Bringing the mapped weights into memory. Each worker brings the rows that it will read, so that on a machine of
- * several NUMA nodes they come to lie on its node: by first touch where the file was not yet in the page cache, by
- * migration where it was. While one piece is read, the next is already asked for. */
+/* The device's own copy of the weights. Each worker copies the rows that it will read into huge pages, which so come to lie
+ * on its NUMA node, quantised ones in lanes (kernel/lanes.h). While one piece is copied, the next is already asked for;
+ * what has been copied is given back, so that the file is not in memory twice. */
 #include "device/cpu/cpu.h"
 
 #include "base/mem.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #define PIECE_BYTES ((size_t)8 << 20)
 #define PAGE_BYTES ((size_t)4096)
-#define ROW_UNIT 16 /* as products deal out rows; where they differ a little, a few rows lie on the neighbour's node */
+#define ALIGN_BYTES ((size_t)64)
 
-struct range {
-    const unsigned char *data;
-    size_t n_bytes;
+/* ---- where everything comes to lie ---- */
+
+struct placer {
+    unsigned char *base; /* NULL: only counts */
+    size_t used;
+    const unsigned char **parts; /* of experts, one tensor after the other */
 };
 
-/* A worker's ranges in the order of layers, and how far it has come. */
+static const unsigned char *place(struct placer *p, const struct tensor *w)
+{
+    const unsigned char *at = p->base ? p->base + p->used : NULL;
+    p->used += ((size_t)w->n_out * w->row_bytes + ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES;
+    return at;
+}
+
+static void place_experts(struct placer *p, struct expert_tensor *w, uint32_t n_expert)
+{
+    w->parts = p->parts;
+    for (uint32_t x = 0; x < n_expert; x++) {
+        const unsigned char *at = place(p, &w->t);
+        if (p->base)
+            *p->parts++ = at;
+    }
+}
+
+#define N_DENSE 8
+#define N_EXPERT 3
+
+static void dense_of(struct layer *y, struct tensor *out[N_DENSE])
+{
+    struct tensor *const all[N_DENSE] = {&y->q, &y->k, &y->v, &y->o, &y->gate, &y->up, &y->down, &y->router};
+    memcpy(out, all, sizeof all);
+}
+
+static void experts_of(struct layer *y, struct expert_tensor *out[N_EXPERT])
+{
+    struct expert_tensor *const all[N_EXPERT] = {&y->gate_x, &y->up_x, &y->down_x};
+    memcpy(out, all, sizeof all);
+}
+
+/* Layers that point into the copy. */
+static void place_all(struct cpu *c, struct placer *p)
+{
+    const struct model *m = c->base.model;
+    for (uint32_t i = 0; i < m->n_layer; i++) {
+        struct layer y = m->layers[i];
+        struct tensor *dense[N_DENSE];
+        struct expert_tensor *experts[N_EXPERT];
+        dense_of(&y, dense);
+        experts_of(&y, experts);
+        for (int j = 0; j < N_DENSE; j++)
+            dense[j]->data = dense[j]->data ? place(p, dense[j]) : NULL;
+        for (int j = 0; y.is_moe && j < N_EXPERT; j++)
+            place_experts(p, experts[j], m->n_expert);
+        if (p->base)
+            c->own_layers[i] = y;
+    }
+    c->output.data = place(p, &c->output);
+    c->token_embd.data = m->output_is_tied ? c->output.data : m->token_embd.data;
+}
+
+/* ---- what each worker copies ---- */
+
+struct range {
+    const unsigned char *from;
+    unsigned char *to; /* NULL: is only brought into memory */
+    enum tensor_type type;
+    uint32_t n_rows, n_cols;
+    size_t row_bytes;
+};
+
+/* A worker's ranges: as products deal out rows, but where these differ a little a few rows lie on the neighbour's node.
+ * In the order of layers, and how far it has come. */
 struct loader {
     struct range *ranges;
-    uint32_t n, at;
-    size_t offset, left;
+    uint32_t n, at, row;
+    size_t left;
 };
 
 struct loading {
@@ -29,41 +97,44 @@ struct loading {
     struct loader *loaders; /* [n_threads] */
 };
 
-static void add(struct loader *l, const unsigned char *data, size_t n_bytes)
+static void add_rows(struct loader *l, const struct tensor *w, const unsigned char *from, const unsigned char *to,
+                     uint32_t begin, uint32_t end)
 {
-    if (l->ranges && n_bytes)
-        l->ranges[l->n] = (struct range){data, n_bytes};
-    l->n += n_bytes > 0;
-    l->left += n_bytes;
-}
-
-static void add_rows(struct loader *l, const struct tensor *w, const unsigned char *data, uint32_t begin, uint32_t end)
-{
-    if (data && begin < end)
-        add(l, data + begin * w->row_bytes, (end - begin) * w->row_bytes);
+    if (!from || begin >= end)
+        return;
+    const size_t at = begin * w->row_bytes;
+    if (l->ranges)
+        l->ranges[l->n] = (struct range){.from = from + at,
+                                         .to = to ? (unsigned char *)(uintptr_t)to + at : NULL,
+                                         .type = w->type,
+                                         .n_rows = end - begin,
+                                         .n_cols = w->n_in,
+                                         .row_bytes = w->row_bytes};
+    l->n++;
+    l->left += (end - begin) * w->row_bytes;
 }
 
 static void add_share(const struct cpu *c, uint32_t thread, struct loader *l, const struct tensor *w,
-                      const unsigned char *data)
+                      const unsigned char *from, const unsigned char *to)
 {
     uint32_t begin, end;
     cpu_share(c, thread, w->n_out, ROW_UNIT, &begin, &end);
-    add_rows(l, w, data, begin, end);
+    add_rows(l, w, from, to, begin, end);
 }
 
 /* q, k and v are dealt out by heads, counted through. */
-static void add_qkv(const struct cpu *c, uint32_t thread, struct loader *l, const struct layer *y)
+static void add_qkv(const struct cpu *c, uint32_t thread, struct loader *l, struct tensor *const from[3],
+                    struct tensor *const to[3])
 {
     const struct model *m = c->base.model;
-    const struct tensor *const part[3] = {&y->q, &y->k, &y->v};
     uint32_t begin, end, base = 0;
     cpu_share(c, thread, m->n_head + 2 * m->n_head_kv, 1, &begin, &end);
     begin *= m->head_dim;
     end *= m->head_dim;
-    for (uint32_t i = 0; i < 3; base += part[i++]->n_out) {
-        uint32_t last = end < base + part[i]->n_out ? end : base + part[i]->n_out;
+    for (uint32_t i = 0; i < 3; base += from[i++]->n_out) {
+        uint32_t last = end < base + from[i]->n_out ? end : base + from[i]->n_out;
         if (last > base)
-            add_rows(l, part[i], part[i]->data, begin > base ? begin - base : 0, last - base);
+            add_rows(l, from[i], from[i]->data, to[i]->data, begin > base ? begin - base : 0, last - base);
     }
 }
 
@@ -71,21 +142,27 @@ static void list_ranges(const struct cpu *c, uint32_t thread, struct loader *l)
 {
     const struct model *m = c->base.model;
     for (uint32_t i = 0; i < m->n_layer; i++) {
-        const struct layer *y = &m->layers[i];
-        add_qkv(c, thread, l, y);
-        const struct tensor *const dense[] = {&y->o, &y->gate, &y->up, &y->down, &y->router};
-        for (size_t j = 0; j < sizeof dense / sizeof *dense; j++)
-            add_share(c, thread, l, dense[j], dense[j]->data);
-        const struct expert_tensor *const experts[] = {&y->gate_x, &y->up_x, &y->down_x};
-        for (size_t j = 0; y->is_moe && j < sizeof experts / sizeof *experts; j++) {
+        struct layer from = m->layers[i], to = c->own_layers[i];
+        struct tensor *dense_from[N_DENSE], *dense_to[N_DENSE];
+        struct expert_tensor *experts_from[N_EXPERT], *experts_to[N_EXPERT];
+        dense_of(&from, dense_from);
+        dense_of(&to, dense_to);
+        experts_of(&from, experts_from);
+        experts_of(&to, experts_to);
+        add_qkv(c, thread, l, dense_from, dense_to);
+        for (int j = 3; j < N_DENSE; j++)
+            add_share(c, thread, l, dense_from[j], dense_from[j]->data, dense_to[j]->data);
+        for (int j = 0; from.is_moe && j < N_EXPERT; j++) {
             for (uint32_t x = 0; x < m->n_expert; x++)
-                add_share(c, thread, l, &experts[j]->t, experts[j]->parts[x]);
+                add_share(c, thread, l, &experts_from[j]->t, experts_from[j]->parts[x], experts_to[j]->parts[x]);
         }
     }
-    add_share(c, thread, l, &m->output, m->output.data);
+    add_share(c, thread, l, &m->output, m->output.data, c->output.data);
     if (!m->output_is_tied)
-        add_share(c, thread, l, &m->token_embd, m->token_embd.data);
+        add_share(c, thread, l, &m->token_embd, m->token_embd.data, NULL);
 }
+
+/* ---- copying ---- */
 
 static void page_in(const unsigned char *data, size_t n)
 {
@@ -104,42 +181,87 @@ static void ask_for(const unsigned char *data, size_t n)
     madvise((void *)begin, (uintptr_t)data + n - begin, MADV_WILLNEED);
 }
 
-static size_t piece_of(const struct loader *l, size_t offset)
+static void give_back(const unsigned char *data, size_t n)
 {
-    size_t left = l->ranges[l->at].n_bytes - offset;
-    return left < PIECE_BYTES ? left : PIECE_BYTES;
+    uintptr_t begin = (uintptr_t)data / PAGE_BYTES * PAGE_BYTES, end = ((uintptr_t)data + n) / PAGE_BYTES * PAGE_BYTES;
+    if (end > begin)
+        madvise((void *)begin, end - begin, MADV_DONTNEED);
 }
 
-/* The next PIECE_BYTES of a worker, or what is left. */
+static uint32_t piece_rows(const struct range *r, uint32_t row)
+{
+    const size_t most = PIECE_BYTES / (ROW_UNIT * r->row_bytes) * ROW_UNIT;
+    const uint32_t left = r->n_rows - row;
+    return left <= most ? left : most > ROW_UNIT ? (uint32_t)most : ROW_UNIT < left ? ROW_UNIT : left;
+}
+
+static void copy_rows(const struct cpu *c, const struct range *r, uint32_t row, uint32_t n)
+{
+    uint32_t i = 0;
+    const unsigned char *from = r->from + row * r->row_bytes;
+    unsigned char *to = r->to + row * r->row_bytes;
+    for (; c->lanes[r->type] && n - i >= LANES; i += LANES)
+        lanes_pack(r->type, from + i * r->row_bytes, r->row_bytes, r->n_cols, to + i * r->row_bytes);
+    memcpy(to + i * r->row_bytes, from + i * r->row_bytes, (n - i) * r->row_bytes);
+}
+
+/* The next piece of a worker, or several small ones. */
 static void load_piece(void *user, uint32_t thread)
 {
     const struct loading *g = user;
     struct loader *l = &g->loaders[thread];
-    for (size_t budget = PIECE_BYTES; budget && l->at < l->n;) {
+    for (size_t done = 0; done < PIECE_BYTES && l->at < l->n;) {
         const struct range *r = &l->ranges[l->at];
-        size_t n = piece_of(l, l->offset);
-        n = n < budget ? n : budget;
-        if (l->offset + n < r->n_bytes)
-            ask_for(r->data + l->offset + n, piece_of(l, l->offset + n));
-        else if (l->at + 1 < l->n)
-            ask_for(r[1].data, r[1].n_bytes < PIECE_BYTES ? r[1].n_bytes : PIECE_BYTES);
-        page_in(r->data + l->offset, n);
-        team_bind_memory(g->c->team, thread, r->data + l->offset, n);
-        budget -= n;
-        l->left -= n;
-        l->offset += n;
-        if (l->offset == r->n_bytes) {
-            l->offset = 0;
+        const uint32_t row = l->row, n = piece_rows(r, row);
+        const unsigned char *from = r->from + row * r->row_bytes;
+        const size_t n_bytes = n * r->row_bytes;
+        l->row += n;
+        if (l->row == r->n_rows) {
+            l->row = 0;
             l->at++;
         }
+        if (l->at < l->n) {
+            const struct range *next = &l->ranges[l->at];
+            ask_for(next->from + l->row * next->row_bytes, piece_rows(next, l->row) * next->row_bytes);
+        }
+        page_in(from, n_bytes);
+        if (r->to) {
+            team_bind_memory(g->c->team, thread, r->to + row * r->row_bytes, n_bytes);
+            copy_rows(g->c, r, row, n);
+            if (gguf_is_mapped(g->c->base.model->file))
+                give_back(from, n_bytes);
+        }
+        done += n_bytes;
+        l->left -= n_bytes;
     }
+}
+
+static int make_room(struct cpu *c, struct err *e)
+{
+    const struct model *m = c->base.model;
+    struct placer count = {0};
+    place_all(c, &count);
+    c->own_layers = mem_array(m->n_layer, sizeof *c->own_layers);
+    c->own_parts = mem_array((size_t)m->n_layer * N_EXPERT * m->n_expert, sizeof *c->own_parts);
+    c->weights_bytes = count.used;
+    c->weights = mem_aligned(c->weights_bytes);
+    if (!c->own_layers || !c->own_parts || !c->weights)
+        return err_set(e, WEIR_ENOMEM, "no memory for the weights (%.1f GB)", (double)count.used / 1e9);
+    place_all(c, &(struct placer){.base = c->weights, .parts = c->own_parts});
+    c->layers = c->own_layers;
+    return 0;
 }
 
 int cpu_load_weights(struct cpu *c, struct err *e)
 {
     const struct device_config *f = &c->base.config;
+    for (uint32_t t = 0; t < TENSOR_TYPE_COUNT; t++)
+        c->lanes[t] = c->k->matmul_lanes[t] && c->base.model->head_dim % LANES == 0;
+    int rc = make_room(c, e);
+    if (rc)
+        return rc;
     struct loading g = {.c = c, .loaders = mem_array(c->n_threads, sizeof *g.loaders)};
-    int rc = g.loaders ? 0 : WEIR_ENOMEM;
+    rc = g.loaders ? 0 : WEIR_ENOMEM;
     size_t total = 0;
     for (uint32_t t = 0; !rc && t < c->n_threads; t++) {
         struct loader *l = &g.loaders[t];
@@ -165,4 +287,26 @@ int cpu_load_weights(struct cpu *c, struct err *e)
         free(g.loaders[t].ranges);
     free(g.loaders);
     return rc ? err_set(e, rc, "no memory to load the weights") : 0;
+}
+
+void cpu_free_weights(struct cpu *c)
+{
+    mem_free_aligned(c->weights, c->weights_bytes);
+    free(c->own_layers);
+    free(c->own_parts);
+}
+
+/* ---- rows of embeddings ---- */
+
+void cpu_embedding(struct cpu *c, uint32_t thread, uint32_t token, float *out)
+{
+    const struct tensor *w = &c->token_embd;
+    const uint32_t group = token / LANES * LANES;
+    const void *row = w->data + token * w->row_bytes;
+    if (c->base.model->output_is_tied && c->lanes[w->type] && w->n_out - group >= LANES) {
+        lanes_unpack_row(w->type, w->data + group * w->row_bytes, w->n_in, token % LANES,
+                         c->threads[thread].matmul_scratch);
+        row = c->threads[thread].matmul_scratch;
+    }
+    c->k->dequant[w->type](row, w->n_in, out);
 }
