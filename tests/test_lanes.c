@@ -47,6 +47,11 @@ static void rows_come_back(void **state)
                 lanes_unpack_row(types[i], group.data, cols, r, back);
                 assert_memory_equal(back, rows + r * stride, row_bytes);
             }
+            uint8_t *all = malloc(LANES * stride);
+            lanes_unpack(types[i], group.data, cols, all, stride);
+            for (uint32_t r = 0; r < LANES; r++)
+                assert_memory_equal(all + r * stride, rows + r * stride, row_bytes);
+            free(all);
             free(rows);
             free(back);
             guarded_free(&group);

@@ -81,13 +81,22 @@ static uint32_t cell_blocks(const struct tensor_type_info *info, uint32_t n_cols
     return info->block_elements != 32 ? 1 : left < LANES_CELL_BLOCKS ? left : LANES_CELL_BLOCKS;
 }
 
-/* The units of one block of 16 rows; size is a constant where it is called. */
-static inline void transpose(const unsigned char *in, size_t row_bytes, uint32_t n_units, size_t size,
-                             unsigned char *out)
+/* A field of a block of 16 rows; size is a constant where it is called. */
+static inline void field_to_lanes(const unsigned char *rows, size_t row_bytes, uint32_t n_units, size_t size,
+                                  unsigned char *lanes)
 {
     for (uint32_t u = 0; u < n_units; u++) {
         for (uint32_t r = 0; r < LANES; r++)
-            memcpy(out + (u * LANES + r) * size, in + r * row_bytes + u * size, size);
+            memcpy(lanes + (u * LANES + r) * size, rows + r * row_bytes + u * size, size);
+    }
+}
+
+static inline void field_to_rows(const unsigned char *lanes, uint32_t n_units, size_t size, unsigned char *rows,
+                                 size_t row_bytes)
+{
+    for (uint32_t r = 0; r < LANES; r++) {
+        for (uint32_t u = 0; u < n_units; u++)
+            memcpy(rows + r * row_bytes + u * size, lanes + (u * LANES + r) * size, size);
     }
 }
 
@@ -103,15 +112,41 @@ void lanes_pack(enum tensor_type t, const void *rows, size_t row_bytes, uint32_t
                 const unsigned char *p = in + (size_t)b * info->block_bytes + f->offset;
                 const size_t bytes = (size_t)f->n_units * f->unit * LANES;
                 if (f->unit == 4)
-                    transpose(p, row_bytes, f->n_units, 4, out);
+                    field_to_lanes(p, row_bytes, f->n_units, 4, out);
                 else
-                    transpose(p, row_bytes, f->n_units, f->unit, out);
+                    field_to_lanes(p, row_bytes, f->n_units, f->unit, out);
                 for (size_t i = 0; f->change && i < bytes; i += 4)
                     change_word((enum change)f->change, false, out + i);
                 out += bytes;
             }
         }
         in += (size_t)n * info->block_bytes;
+        at += n;
+    }
+}
+
+void lanes_unpack(enum tensor_type t, const void *cells, uint32_t n_cols, void *rows, size_t row_bytes)
+{
+    const struct tensor_type_info *info = tensor_type_info((uint32_t)t);
+    const unsigned char *in = cells;
+    unsigned char *out = rows;
+    for (uint32_t at = 0; at < n_cols / info->block_elements;) {
+        const uint32_t n = cell_blocks(info, n_cols, at);
+        for (const struct field *f = fields[t]; f->unit; f++) {
+            for (uint32_t b = 0; b < n; b++) {
+                unsigned char *p = out + (size_t)b * info->block_bytes + f->offset;
+                if (f->unit == 4)
+                    field_to_rows(in, f->n_units, 4, p, row_bytes);
+                else
+                    field_to_rows(in, f->n_units, f->unit, p, row_bytes);
+                for (size_t r = 0; f->change && r < LANES; r++) {
+                    for (size_t u = 0; u < f->n_units; u++)
+                        change_word((enum change)f->change, true, p + r * row_bytes + 4 * u);
+                }
+                in += (size_t)f->n_units * f->unit * LANES;
+            }
+        }
+        out += (size_t)n * info->block_bytes;
         at += n;
     }
 }

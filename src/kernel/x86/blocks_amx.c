@@ -10,13 +10,16 @@
  * 16 rows of a segment are unpacked row by row, one walk through memory. Its chains are walked one after the other over
  * all tokens: the chain's codes of 16 rows (at most 32 KB) stay in the first-level cache.
  */
+#include "kernel/lanes.h"
 #include "kernel/x86/blocks512.h"
 #include "kernel/x86/tokens_amx.h"
 #include "kernel/x86/x86.h"
 
 #define SEGMENT_BLOCKS (SEGMENT_COLS / 32)
 
-#define MIN_TOKENS 12 /* fewer are better off with the direct way */
+/* Fewer tokens are better off with the direct way. From lanes it takes a way back to rows first, which so many pay for. */
+#define MIN_TOKENS 12
+#define MIN_TOKENS_LANES 48
 
 #define X_BYTES (1u << 20) /* interleaved codes: half of a second-level cache */
 #define MAX_TOKENS 256     /* that go through a row's codes together */
@@ -28,6 +31,7 @@ struct scratch {
     _Alignas(64) uint8_t w[SEGMENT_BLOCKS][TILE_ROWS][64]; /* bfloat16 */
     float w_d[SEGMENT_BLOCKS][TILE_ROWS], w_m[SEGMENT_BLOCKS][TILE_ROWS];
     __m512 acc[MAX_TOKENS / 16][4][16]; /* [group of tokens][chain][vector of a stored tile] */
+    uint8_t rows[TILE_ROWS][SEGMENT_BLOCKS * sizeof(struct block_q8_0)]; /* brought back from lanes */
 };
 static_assert(sizeof(struct scratch) <= MATMUL_SCRATCH_BYTES, "scratch");
 
@@ -39,6 +43,7 @@ struct job {
     uint32_t first_token, n_tokens, width;
     uint32_t n_blocks; /* of the segment; rounded up to whole groups in the layout of x */
     bool start;        /* the first segment */
+    bool lanes;        /* weights lie in lanes */
 };
 
 /* The steps that depend on the type, and the one that depends on the width and on whether the type has mins: n blocks
@@ -46,7 +51,7 @@ struct job {
 struct way {
     void (*unpack)(const uint8_t *const rows[16], uint32_t n, struct scratch *s);
     void (*const *walk)(const struct job *j); /* [log2(width)] */
-    size_t block_bytes;
+    enum tensor_type type;
 };
 
 /* ---- tokens ---- */
@@ -270,26 +275,34 @@ static void finish_rows(const struct job *j, uint32_t row)
     }
 }
 
-/* A segment of all rows, beginning `offset` bytes into them (those from n_rows on are computed from the last). */
-static void multiply_rows(const struct job *j, size_t offset)
+/* Where 16 rows (those from n_rows on are computed from the last) of a segment are that begins `offset` bytes into them. */
+static void find_rows(const struct job *j, uint32_t row, size_t offset, const uint8_t *p[TILE_ROWS])
 {
     const struct matmul_args *a = j->a;
-    for (uint32_t row = 0; row < a->n_rows; row += TILE_ROWS) {
-        const uint8_t *p[16];
-        for (uint32_t r = 0; r < 16; r++) {
-            const uint32_t real = row + r < a->n_rows ? row + r : a->n_rows - 1;
-            p[r] = (const uint8_t *)a->w + real * a->w_row_bytes + offset;
-        }
+    if (j->lanes)
+        lanes_unpack(j->way->type, (const uint8_t *)a->w + row * a->w_row_bytes + offset * LANES, 32 * j->n_blocks,
+                     j->s->rows, sizeof j->s->rows[0]);
+    for (uint32_t r = 0; r < TILE_ROWS; r++) {
+        const uint32_t real = row + r < a->n_rows ? row + r : a->n_rows - 1;
+        p[r] = j->lanes ? j->s->rows[r] : (const uint8_t *)a->w + real * a->w_row_bytes + offset;
+    }
+}
+
+static void multiply_rows(const struct job *j, size_t offset)
+{
+    for (uint32_t row = 0; row < j->a->n_rows; row += TILE_ROWS) {
+        const uint8_t *p[TILE_ROWS];
+        find_rows(j, row, offset, p);
         j->way->unpack(p, j->n_blocks, j->s);
         j->way->walk[__builtin_ctz(j->width)](j);
         finish_rows(j, row);
     }
 }
 
-static void matmul_blocks(const struct way *way, const struct matmul_args *a)
+static void matmul_blocks(const struct way *way, const struct matmul_args *a, bool lanes)
 {
     const uint32_t n_blocks = a->n_cols / 32;
-    struct job j = {.a = a, .s = a->scratch, .way = way, .width = token_width(a->n_tokens)};
+    struct job j = {.a = a, .s = a->scratch, .way = way, .width = token_width(a->n_tokens), .lanes = lanes};
     const struct tile_config shapes = tile_shapes(64, j.width);
     tile_begin(&shapes);
     for (uint32_t b = 0; b < n_blocks; b += SEGMENT_BLOCKS) {
@@ -301,7 +314,7 @@ static void matmul_blocks(const struct way *way, const struct matmul_args *a)
             j.first_token = i;
             j.n_tokens = a->n_tokens - i < step ? a->n_tokens - i : step;
             interleave(&j, (const uint8_t *)a->x + i * a->x_row_bytes + b / 4 * sizeof(struct act_q8));
-            multiply_rows(&j, b * way->block_bytes);
+            multiply_rows(&j, b * block_bytes(way->type));
         }
     }
     tile_end();
@@ -330,14 +343,12 @@ WALKS(mins, true)
     {                                                                                                                  \
         direct_blocks(type, w, n_cols, x, x_row_bytes, n_t, y);                                                        \
     }                                                                                                                  \
-    static void matmul_##name(const struct matmul_args *a)                                                             \
+    static void tiles_##name(const struct matmul_args *a, bool lanes)                                                  \
     {                                                                                                                  \
-        const struct way way = {unpack_##name, has_min(type) ? walk_mins : walk_plain, block_bytes(type)};             \
-        if (a->n_tokens < MIN_TOKENS)                                                                                  \
-            drive_direct(a, direct_##name, 0);                                                                         \
-        else                                                                                                           \
-            matmul_blocks(&way, a);                                                                                    \
-    }
+        const struct way way = {unpack_##name, has_min(type) ? walk_mins : walk_plain, type};                          \
+        matmul_blocks(&way, a, lanes);                                                                                 \
+    }                                                                                                                  \
+    TILE_PRODUCT(name, type, direct_##name, tiles_##name)
 MATMUL_BLOCKS(q8_0, TENSOR_Q8_0)
 MATMUL_BLOCKS(q4_0, TENSOR_Q4_0)
 MATMUL_BLOCKS(q4_1, TENSOR_Q4_1)
@@ -348,11 +359,11 @@ MATMUL_BLOCKS(mxfp4, TENSOR_MXFP4)
 
 void AMX_NAME(x86_blocks)(struct kernels *k)
 {
-    k->matmul[TENSOR_Q8_0] = matmul_q8_0;
-    k->matmul[TENSOR_Q4_0] = matmul_q4_0;
-    k->matmul[TENSOR_Q4_1] = matmul_q4_1;
-    k->matmul[TENSOR_Q5_0] = matmul_q5_0;
-    k->matmul[TENSOR_Q5_1] = matmul_q5_1;
-    k->matmul[TENSOR_IQ4_NL] = matmul_iq4_nl;
-    k->matmul[TENSOR_MXFP4] = matmul_mxfp4;
+    set_q8_0(k);
+    set_q4_0(k);
+    set_q4_1(k);
+    set_q5_0(k);
+    set_q5_1(k);
+    set_iq4_nl(k);
+    set_mxfp4(k);
 }

@@ -8,6 +8,7 @@
  * enough bits, so that one bfloat16 tile product gives the float sum exactly: all its terms and sums are integers below
  * 2^24. So the bits are ref/'s (kernel.h).
  */
+#include "kernel/lanes.h"
 #include "kernel/x86/supers512.h"
 #include "kernel/x86/tokens_amx.h"
 #include "kernel/x86/x86.h"
@@ -16,7 +17,9 @@
 #define CUT_SUPERS 2 /* unpacked at a time: 18 KB, to be read from the first-level cache */
 
 #define ROW_TILES 2
-#define MIN_TOKENS 8 /* fewer are better off with the direct way */
+/* Fewer tokens are better off with the direct way. From lanes it takes a way back to rows first, which so many pay for. */
+#define MIN_TOKENS 8
+#define MIN_TOKENS_LANES 32
 
 #define X_BYTES (1u << 20) /* interleaved codes: half of a second-level cache */
 #define MAX_TOKENS 512     /* that go through a row's codes together */
@@ -34,6 +37,7 @@ struct scratch {
     float x_d[X_BYTES / 256];                         /* [group of tokens][super-block][width] */
     _Alignas(64) struct tile_super w[SEGMENT_SUPERS]; /* [tile of rows][super-block of the cut], or one tile of rows */
     __m512 acc[ROW_TILES][MAX_TOKENS / 16][16];       /* [tile of rows][group of tokens][vector of a stored tile] */
+    uint8_t rows[TILE_ROWS][SEGMENT_SUPERS * sizeof(struct block_q6_k)]; /* brought back from lanes */
 };
 static_assert(sizeof(struct scratch) <= MATMUL_SCRATCH_BYTES, "scratch");
 
@@ -45,6 +49,7 @@ struct job {
     uint32_t first_token, n_tokens, width;
     uint32_t n_supers; /* of the segment */
     bool start;        /* the first segment */
+    bool lanes;        /* weights lie in lanes */
 };
 
 /* How the tiles of a type's codes times scales are to be added up. */
@@ -319,7 +324,20 @@ static void finish_rows(const struct job *j, uint32_t row, __m512 (*acc)[16])
     }
 }
 
-/* A segment of all rows, beginning `offset` bytes into them (those from n_rows on are computed from the last). */
+/* Where n super-blocks are of 16 rows (those from n_rows on are computed from the last), `offset` bytes into them. */
+static void find_rows(const struct job *j, uint32_t row, size_t offset, uint32_t n, const uint8_t *p[TILE_ROWS])
+{
+    const struct matmul_args *a = j->a;
+    if (j->lanes)
+        lanes_unpack(j->way->type, (const uint8_t *)a->w + row * a->w_row_bytes + offset * LANES, 256 * n, j->s->rows,
+                     sizeof j->s->rows[0]);
+    for (uint32_t r = 0; r < TILE_ROWS; r++) {
+        const uint32_t real = row + r < a->n_rows ? row + r : a->n_rows - 1;
+        p[r] = j->lanes ? j->s->rows[r] : (const uint8_t *)a->w + real * a->w_row_bytes + offset;
+    }
+}
+
+/* A segment of all rows, beginning `offset` bytes into them. */
 static void multiply_rows(const struct job *j, size_t offset)
 {
     const struct matmul_args *a = j->a;
@@ -333,11 +351,8 @@ static void multiply_rows(const struct job *j, size_t offset)
         for (uint32_t b = 0; b < j->n_supers; b += cut) {
             const uint32_t n = j->n_supers - b < cut ? j->n_supers - b : cut;
             for (uint32_t r = 0; r < n_r; r++) {
-                const uint8_t *p[16];
-                for (uint32_t i = 0; i < 16; i++) {
-                    const uint32_t wanted = row + r * TILE_ROWS + i, real = wanted < a->n_rows ? wanted : a->n_rows - 1;
-                    p[i] = (const uint8_t *)a->w + real * a->w_row_bytes + offset + b * super;
-                }
+                const uint8_t *p[TILE_ROWS];
+                find_rows(j, row + r * TILE_ROWS, offset + b * super, n, p);
                 j->way->unpack(p, n, &j->s->w[r * CUT_SUPERS]);
             }
             j->way->multiply[__builtin_ctz(j->width)](j, b, n, n_r);
@@ -347,10 +362,10 @@ static void multiply_rows(const struct job *j, size_t offset)
     }
 }
 
-static void matmul_supers(const struct way *way, const struct matmul_args *a)
+static void matmul_supers(const struct way *way, const struct matmul_args *a, bool lanes)
 {
     const uint32_t n_supers = a->n_cols / 256;
-    struct job j = {.a = a, .s = a->scratch, .way = way, .width = token_width(a->n_tokens)};
+    struct job j = {.a = a, .s = a->scratch, .way = way, .width = token_width(a->n_tokens), .lanes = lanes};
     const struct tile_config shapes = tile_shapes(64, j.width);
     tile_begin(&shapes);
     for (uint32_t b = 0; b < n_supers; b += SEGMENT_SUPERS) {
@@ -395,14 +410,12 @@ MULTIPLIES(plain, TENSOR_Q6_K)
     {                                                                                                                  \
         direct_supers(type, w, n_cols, x, x_row_bytes, n_t, y);                                                        \
     }                                                                                                                  \
-    static void matmul_##name(const struct matmul_args *a)                                                             \
+    static void tiles_##name(const struct matmul_args *a, bool lanes)                                                  \
     {                                                                                                                  \
         static const struct way way = {unpack_rows_##name, multiply_##form, type};                                     \
-        if (a->n_tokens < MIN_TOKENS)                                                                                  \
-            drive_direct(a, direct_##name, 0);                                                                         \
-        else                                                                                                           \
-            matmul_supers(&way, a);                                                                                    \
-    }
+        matmul_supers(&way, a, lanes);                                                                                 \
+    }                                                                                                                  \
+    TILE_PRODUCT(name, type, direct_##name, tiles_##name)
 MATMUL_SUPERS(q2_k, TENSOR_Q2_K, q2_k)
 MATMUL_SUPERS(q3_k, TENSOR_Q3_K, q3_k)
 MATMUL_SUPERS(q4_k, TENSOR_Q4_K, with_mins)
@@ -412,10 +425,10 @@ MATMUL_SUPERS(iq4_xs, TENSOR_IQ4_XS, plain)
 
 void AMX_NAME(x86_supers)(struct kernels *k)
 {
-    k->matmul[TENSOR_Q2_K] = matmul_q2_k;
-    k->matmul[TENSOR_Q3_K] = matmul_q3_k;
-    k->matmul[TENSOR_Q4_K] = matmul_q4_k;
-    k->matmul[TENSOR_Q5_K] = matmul_q5_k;
-    k->matmul[TENSOR_Q6_K] = matmul_q6_k;
-    k->matmul[TENSOR_IQ4_XS] = matmul_iq4_xs;
+    set_q2_k(k);
+    set_q3_k(k);
+    set_q4_k(k);
+    set_q5_k(k);
+    set_q6_k(k);
+    set_iq4_xs(k);
 }
