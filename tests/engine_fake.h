@@ -7,8 +7,7 @@
 #ifndef WEIR_TESTS_ENGINE_FAKE_H
 #define WEIR_TESTS_ENGINE_FAKE_H
 
-#include "test.h"
-#include "tokenizer_build.h"
+#include "tokenizer_check.h"
 
 #include "base/hash.h"
 #include "base/rng.h"
@@ -18,7 +17,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-enum { END_TOKEN = 256, N_VOCAB = 258, MAX_TOKENS = 512 };
+enum { MAX_TOKENS = 512 };
 
 /* ---- the fake device ---- */
 
@@ -255,25 +254,6 @@ struct fixture {
     struct engine *engine;
     struct fake *device;
 };
-
-static inline struct tokenizer *byte_tokenizer(void)
-{
-    static struct vocab_build v;
-    v.n = 0;
-    vocab_add_byte_level(&v);
-    vocab_add(&v, "<end>", TYPE_CONTROL, 0);
-    vocab_add(&v, "<other>", TYPE_CONTROL, 0);
-    struct gguf_build g;
-    gguf_build_init(&g);
-    vocab_put(&v, &g, "gpt-2");
-    gguf_build_u32(&g, "tokenizer.ggml.eos_token_id", END_TOKEN);
-    gguf_build_u32(&g, "tokenizer.ggml.bos_token_id", END_TOKEN);
-    struct tokenizer *t;
-    struct err e = {0};
-    if (tokenizer_from(&g, &t, &e))
-        fail_msg("%s", e.msg);
-    return t;
-}
 
 static inline void start_engine(struct fixture *f, uint32_t n_chunks, uint32_t max_running)
 {

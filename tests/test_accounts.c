@@ -1,7 +1,6 @@
 /* Accounts: parts of a step add up to what the device counted; requests' bytes add up to the engine's; what other
  * threads see of a running engine. */
-#include "test.h"
-#include "tokenizer_build.h"
+#include "tokenizer_check.h"
 
 #include "base/rng.h"
 #include "engine/engine.h"
@@ -10,8 +9,6 @@
 #include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
-
-enum { N_VOCAB = 258, END_TOKEN = 256 };
 
 static const struct traffic_model dense = {.n_layer = 4,
                                            .attention_bytes = 40001,
@@ -183,24 +180,6 @@ static void fake_destroy(struct device *d)
 
 static const struct device_ops fake_ops = {
     .name = "fake", .destroy = fake_destroy, .start = fake_start, .wait = fake_wait, .copy_chunk = fake_copy};
-
-static struct tokenizer *byte_tokenizer(void)
-{
-    static struct vocab_build v;
-    v.n = 0;
-    vocab_add_byte_level(&v);
-    vocab_add(&v, "<end>", TYPE_CONTROL, 0);
-    vocab_add(&v, "<other>", TYPE_CONTROL, 0);
-    struct gguf_build g;
-    gguf_build_init(&g);
-    vocab_put(&v, &g, "gpt-2");
-    gguf_build_u32(&g, "tokenizer.ggml.eos_token_id", END_TOKEN);
-    struct tokenizer *t;
-    struct err e = {0};
-    if (tokenizer_from(&g, &t, &e))
-        fail_msg("%s", e.msg);
-    return t;
-}
 
 struct ledger {
     pthread_mutex_t lock;

@@ -7,34 +7,12 @@
 
 #include "base/file.h"
 #include "base/hash.h"
-#include "base/log.h"
 #include "base/rng.h"
-#include "test.h"
+#include "record_files.h"
 
 #include <math.h>
 
 enum { MAX_LIVE = 64, CHUNK = 8, MAX_HASHES = 80 };
-
-static char dir[64], path[80], old_path[84];
-
-static int make_dir(void **state)
-{
-    (void)state;
-    log_setup(LOG_OFF, LOG_TEXT);
-    snprintf(dir, sizeof dir, "/tmp/weir-playback-XXXXXX");
-    assert_non_null(mkdtemp(dir));
-    snprintf(path, sizeof path, "%s/r", dir);
-    snprintf(old_path, sizeof old_path, "%s.1", path);
-    return 0;
-}
-
-static int remove_dir(void **state)
-{
-    (void)state;
-    unlink(path);
-    unlink(old_path);
-    return rmdir(dir);
-}
 
 /* ---- a small engine ---- */
 
@@ -378,10 +356,10 @@ static void a_difference_is_told(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(every_decision_is_reproduced, make_dir, remove_dir),
-        cmocka_unit_test_setup_teardown(its_traffic_can_be_simulated, make_dir, remove_dir),
-        cmocka_unit_test_setup_teardown(segments, make_dir, remove_dir),
-        cmocka_unit_test_setup_teardown(a_difference_is_told, make_dir, remove_dir),
+        RECORD_TEST(every_decision_is_reproduced),
+        RECORD_TEST(its_traffic_can_be_simulated),
+        RECORD_TEST(segments),
+        RECORD_TEST(a_difference_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,32 +2,10 @@
 #include "engine/record.h"
 
 #include "base/file.h"
-#include "base/log.h"
-#include "test.h"
+#include "record_files.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
-
-static char dir[64], path[80], old_path[84];
-
-static int make_dir(void **state)
-{
-    (void)state;
-    log_setup(LOG_OFF, LOG_TEXT);
-    snprintf(dir, sizeof dir, "/tmp/weir-record-XXXXXX");
-    assert_non_null(mkdtemp(dir));
-    snprintf(path, sizeof path, "%s/r", dir);
-    snprintf(old_path, sizeof old_path, "%s.1", path);
-    return 0;
-}
-
-static int remove_dir(void **state)
-{
-    (void)state;
-    unlink(path);
-    unlink(old_path);
-    return rmdir(dir);
-}
 
 static struct sched_config config(void)
 {
@@ -293,11 +271,9 @@ static void keys_are_pseudonyms(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(what_was_written_comes_back, make_dir, remove_dir),
-        cmocka_unit_test_setup_teardown(tears_and_damage, make_dir, remove_dir),
-        cmocka_unit_test_setup_teardown(rotation_is_bounded, make_dir, remove_dir),
-        cmocka_unit_test_setup_teardown(old_files_are_kept_and_others_not_touched, make_dir, remove_dir),
-        cmocka_unit_test_setup_teardown(keys_are_pseudonyms, make_dir, remove_dir),
+        RECORD_TEST(what_was_written_comes_back), RECORD_TEST(tears_and_damage),
+        RECORD_TEST(rotation_is_bounded),         RECORD_TEST(old_files_are_kept_and_others_not_touched),
+        RECORD_TEST(keys_are_pseudonyms),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -27,6 +27,23 @@ static inline struct tokenizer *make_bpe(const struct vocab_build *v, const char
     return make(&g);
 }
 
+enum { END_TOKEN = 256, N_VOCAB = 258 }; /* of byte_tokenizer */
+
+/* A token for each byte, one that ends and begins, another. */
+static inline struct tokenizer *byte_tokenizer(void)
+{
+    struct vocab_build v = {0};
+    vocab_add_byte_level(&v);
+    vocab_add(&v, "<end>", TYPE_CONTROL, 0);
+    vocab_add(&v, "<other>", TYPE_CONTROL, 0);
+    struct gguf_build g;
+    gguf_build_init(&g);
+    vocab_put(&v, &g, "gpt-2");
+    gguf_build_u32(&g, "tokenizer.ggml.eos_token_id", END_TOKEN);
+    gguf_build_u32(&g, "tokenizer.ggml.bos_token_id", END_TOKEN);
+    return make(&g);
+}
+
 /* Encodes from a block of the text's exact size, so that sanitisers see a read past it. */
 static inline token_id *encode(const struct tokenizer *t, const char *text, size_t n, int flags, size_t *n_ids)
 {

@@ -27,14 +27,9 @@ struct choice_record call_choice_record(const struct choice *ch)
 
 static void put_usage(struct call *c)
 {
-    const struct monitor_figures *f = &c->server->monitor.figures;
     struct json_out out = json_out_begin(&c->usage), *o = &out;
     json_begin_object(o, NULL);
-    weir_json_traffic(o, &c->sums.traffic);
-    json_add_f64(o, "bandwidth_s", c->bandwidth_s);
-    json_add_f64(o, "device_s", c->sums.device_s);
-    json_add_f64(o, "money", weir_money(f, c->bandwidth_s));
-    weir_json_times(o, c->job.seconds, &c->sums);
+    weir_json_cost(o, &c->sums, c->bandwidth_s, c->job.seconds, &c->server->monitor.figures);
     json_close(o);
 }
 

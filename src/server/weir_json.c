@@ -5,9 +5,14 @@
 
 /* ---- Common parts ---- */
 
+double weir_price(const struct monitor_figures *f)
+{
+    return f->price_per_bandwidth_hour < 0 ? (double)NAN : f->price_per_bandwidth_hour;
+}
+
 double weir_money(const struct monitor_figures *f, double bandwidth_s)
 {
-    return f->price_per_bandwidth_hour < 0 ? (double)NAN : bandwidth_s / 3600 * f->price_per_bandwidth_hour;
+    return bandwidth_s / 3600 * weir_price(f);
 }
 
 static double ratio(double a, double b)
@@ -15,7 +20,7 @@ static double ratio(double a, double b)
     return b > 0 ? a / b : (double)NAN;
 }
 
-static double or_null(double v)
+double weir_or_null(double v)
 {
     return v > 0 ? v : (double)NAN;
 }
@@ -33,7 +38,7 @@ void weir_json_traffic(struct json_out *o, const struct gen_traffic *t)
     json_add_u64(o, "flops", t->flops);
 }
 
-void weir_json_times(struct json_out *o, double prepare_s, const struct request_sums *s)
+static void put_times(struct json_out *o, const struct request_sums *s, double prepare_s)
 {
     static const char *const names[GEN_N_PHASES] = {"queued_s",    "prefill_s", "decode_s",
                                                     "preempted_s", "stalled_s", "tier_s"};
@@ -48,6 +53,16 @@ void weir_json_times(struct json_out *o, double prepare_s, const struct request_
             json_add_f64(o, sched_wait_names[i], s->queued_s[i]);
     }
     json_close(o);
+}
+
+void weir_json_cost(struct json_out *o, const struct request_sums *s, double bandwidth_s, double prepare_s,
+                    const struct monitor_figures *f)
+{
+    weir_json_traffic(o, &s->traffic);
+    json_add_f64(o, "bandwidth_s", bandwidth_s);
+    json_add_f64(o, "device_s", s->device_s);
+    json_add_f64(o, "money", weir_money(f, bandwidth_s));
+    put_times(o, s, prepare_s);
 }
 
 const char *weir_refusal_name(enum sched_reason r)
@@ -76,7 +91,7 @@ static void put_machine(struct json_out *o, const struct state_frame *f, const s
     const struct engine_stats *st = &f->monitor->stats;
     json_begin_object(o, "bandwidth");
     json_add_str(o, "source", "counted");
-    json_add_f64(o, "peak_bytes_per_s", or_null(fig->peak_bytes_per_s));
+    json_add_f64(o, "peak_bytes_per_s", weir_or_null(fig->peak_bytes_per_s));
     json_add_str(o, "peak_source", monitor_peak_source(fig));
     json_add_f64(o, "sustained_bytes_per_s", monitor_sustained_bytes_per_s(f->monitor));
     json_add_f64(o, "current_bytes_per_s", now->memory_bytes_per_s);
@@ -106,7 +121,7 @@ static void put_machine(struct json_out *o, const struct state_frame *f, const s
     }
     json_close(o);
     json_begin_object(o, "compute");
-    json_add_f64(o, "peak_flops_per_s", or_null(fig->peak_flops_per_s));
+    json_add_f64(o, "peak_flops_per_s", weir_or_null(fig->peak_flops_per_s));
     json_add_f64(o, "current_flops_per_s", now->flops_per_s);
     json_add_f64(o, "utilisation", ratio(now->flops_per_s, fig->peak_flops_per_s));
     json_add_f64(o, "intensity_flops_per_byte", ratio(now->flops_per_s, now->memory_bytes_per_s));
@@ -385,8 +400,8 @@ COLUMN(col_kv, s->kv_active)
 COLUMN(col_tokens, s->rates.output_tokens_per_s)
 COLUMN(col_error, s->rates.prediction_error)
 COLUMN(col_pressure, s->pressure)
-COLUMN(col_slowest, or_null(s->slowest_s))
-COLUMN(col_slowest_predicted, or_null(s->slowest_predicted_s))
+COLUMN(col_slowest, weir_or_null(s->slowest_s))
+COLUMN(col_slowest_predicted, weir_or_null(s->slowest_predicted_s))
 
 static void put_history(struct json_out *o, const struct monitor *m)
 {
@@ -430,9 +445,9 @@ static void put_info(struct json_out *o, const struct weir_info *in)
     json_close(o);
     json_begin_object(o, "policy");
     json_add_str(o, "name", in->policy);
-    json_add_f64(o, "itl_target_s", or_null(in->itl_target_s));
-    json_add_f64(o, "ttft_limit_s", or_null(in->ttft_limit_s));
-    json_add_f64(o, "bandwidth_limit", or_null(in->bandwidth_limit));
+    json_add_f64(o, "itl_target_s", weir_or_null(in->itl_target_s));
+    json_add_f64(o, "ttft_limit_s", weir_or_null(in->ttft_limit_s));
+    json_add_f64(o, "bandwidth_limit", weir_or_null(in->bandwidth_limit));
     json_add_u64(o, "max_running", in->max_running);
     json_add_u64(o, "max_queued", in->max_queued);
     json_add_u64(o, "max_step_tokens", in->max_step_tokens);
@@ -474,7 +489,7 @@ void weir_json_step(struct json_out *o, const char *name, const struct step_reco
     json_add_u64(o, "step", r->index);
     json_add_time(o, "time_s", r->begin_s + wall_offset_s);
     json_add_f64(o, "seconds", r->seconds);
-    json_add_f64(o, "predicted_s", or_null(r->predicted_s));
+    json_add_f64(o, "predicted_s", weir_or_null(r->predicted_s));
     json_add_u64(o, "sequences", r->n_seqs);
     json_add_u64(o, "rows", r->n_rows);
     json_add_u64(o, "prefill_sequences", r->n_prefill_seqs);
@@ -483,7 +498,7 @@ void weir_json_step(struct json_out *o, const char *name, const struct step_reco
     json_add_u64(o, "outputs", r->n_outputs);
     json_add_u64(o, "copies", r->n_copies);
     weir_json_traffic(o, &r->traffic);
-    json_add_f64(o, "predicted_bytes", or_null(round(r->predicted_bytes)));
+    json_add_f64(o, "predicted_bytes", weir_or_null(round(r->predicted_bytes)));
     json_add_f64(o, "bandwidth_utilisation", ratio(memory_bytes, r->seconds * f->peak_bytes_per_s));
     json_add_f64(o, "compute_utilisation", ratio((double)r->traffic.flops, r->seconds * f->peak_flops_per_s));
     json_add_u64(o, "running", r->n_running);
@@ -569,12 +584,8 @@ void weir_json_request(struct json_out *o, const struct request_record *r, const
     json_add_u64(o, "prompt_tokens", s->prompt_tokens);
     json_add_u64(o, "cached_tokens", s->cached_tokens);
     json_add_u64(o, "output_tokens", s->output_tokens);
-    weir_json_traffic(o, &s->traffic);
-    json_add_f64(o, "bandwidth_s", r->bandwidth_s);
-    json_add_f64(o, "device_s", s->device_s);
     json_add_u64(o, "steps", s->n_steps);
-    json_add_f64(o, "money", weir_money(f, r->bandwidth_s));
-    weir_json_times(o, r->prepare_s, s);
+    weir_json_cost(o, s, r->bandwidth_s, r->prepare_s, f);
     if (with_timeline) {
         json_begin_array(o, "choices");
         for (uint32_t i = 0; i < r->n_choices && i < RECORD_CHOICES; i++)

@@ -53,10 +53,14 @@ int weir_json_usage(struct buf *out, const struct ledger *l, const struct usage_
 /* The members "bytes", "memory_bytes", "flops". */
 void weir_json_traffic(struct json_out *o, const struct gen_traffic *t);
 
-/* The members "time" and "queued_for". */
-void weir_json_times(struct json_out *o, double prepare_s, const struct request_sums *s);
+/* What a request cost: those members and "bandwidth_s", "device_s", "money", "time", "queued_for". */
+void weir_json_cost(struct json_out *o, const struct request_sums *s, double bandwidth_s, double prepare_s,
+                    const struct monitor_figures *f);
 
-/* bandwidth_s as money; NAN without a price. */
+double weir_or_null(double v); /* NAN, which is null in JSON, unless v is above 0 */
+
+/* Of a bandwidth-hour, and bandwidth_s as money; NAN without a price. */
+double weir_price(const struct monitor_figures *f);
 double weir_money(const struct monitor_figures *f, double bandwidth_s);
 
 const char *weir_state_name(enum finish_reason f);

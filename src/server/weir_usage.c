@@ -4,7 +4,6 @@
 #include "policy/index_map.h"
 #include "server/weir_json.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -63,11 +62,8 @@ int weir_json_usage(struct buf *out, const struct ledger *l, const struct usage_
         gather(&g, l, q);
         json_begin_object(&o, NULL);
         json_add_str(&o, "object", "weir.usage");
-        json_add_f64(&o, "peak_bytes_per_s", f->peak_bytes_per_s > 0 ? f->peak_bytes_per_s : (double)NAN);
-        if (f->price_per_bandwidth_hour < 0)
-            json_add_null(&o, "price_per_bandwidth_hour");
-        else
-            json_add_f64(&o, "price_per_bandwidth_hour", f->price_per_bandwidth_hour);
+        json_add_f64(&o, "peak_bytes_per_s", weir_or_null(f->peak_bytes_per_s));
+        json_add_f64(&o, "price_per_bandwidth_hour", weir_price(f));
         json_add_str(&o, "currency", f->price_per_bandwidth_hour < 0 ? NULL : currency);
         json_add_str(&o, "bucket", q->bucket_s == 3600 ? "hour" : q->bucket_s ? "day" : "total");
         json_begin_array(&o, "data");
