@@ -148,6 +148,7 @@ test('requests add up to what the device counted', async () => {
 });
 
 test('requests: the list, one, its time line, and live ones', async () => {
+  await s.post('/v1/completions', { prompt: 'Zero', max_tokens: 1 });
   const r = await s.post('/v1/completions', { prompt: 'One two three', max_tokens: 30, n: 2, ignore_eos: true });
   const id = r.headers.get('x-request-id');
   assert.match(r.headers.get('server-timing'), /queue;dur=[\d.]+;desc="\w+".*prefill;dur=.*decode;dur=.*bytes=\d+/);
@@ -199,6 +200,7 @@ test('requests: the list, one, its time line, and live ones', async () => {
 });
 
 test('steps: composition, predicted and counted', async () => {
+  await s.post('/v1/completions', { prompt: 'x', max_tokens: 30, ignore_eos: true });
   const { json: d } = await get(s, '/v1/weir/steps?limit=500');
   assert.ok(d.data.length > 20);
   d.data.slice(1).forEach((x, i) => assert.ok(x.step < d.data[i].step));
@@ -210,6 +212,7 @@ test('steps: composition, predicted and counted', async () => {
 });
 
 test('usage by hour and in all', async () => {
+  await s.post('/v1/completions', { prompt: 'x', max_tokens: 1 });
   const { json: d } = await get(s, '/v1/weir/usage?bucket=hour');
   assert.equal(d.price_per_bandwidth_hour, 3.5);
   assert.equal(d.data.reduce((n, r) => n + r.requests, 0), d.total.requests);

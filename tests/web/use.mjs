@@ -7,6 +7,16 @@ import { build } from '../../web/node_modules/esbuild/lib/main.js';
 import { root, Server, test, until } from '../http/lib.mjs';
 import { focused, live, load, poorContrast, says, states, textOf, withPage } from './lib.mjs';
 
+// By keyboard. The last row may end between the focus and the key.
+async function openRow(page) {
+  await until(async () => {
+    await page.focus('#table tbody tr button');
+    await page.keyboard.press('Enter');
+    return page.isVisible('#drawer');
+  }, 'a row opens');
+  await page.waitForSelector('#drawer .lane');
+}
+
 test('web: everything by keyboard', async () => {
   const s = await Server.start();
   const stop = load(s, 6);
@@ -52,9 +62,7 @@ test('web: everything by keyboard', async () => {
     await page.keyboard.press('Space');
     await live(page);
 
-    await page.focus('#table tbody tr button');
-    await page.keyboard.press('Enter');
-    await page.waitForSelector('#drawer .lane');
+    await openRow(page);
     await page.keyboard.press('Escape');
   });
   await stop();
@@ -70,11 +78,11 @@ test('web: focus stays in the table while its rows come and go', async () => {
     await page.focus('#table tbody tr button');
     for (let i = 0; i < 6; i++) {
       await states(page);
-      const { key, shown } = await focused(page);
-      assert.ok(key && shown, 'of a row that ended it goes to another');
+      const { key, name, shown } = await focused(page);
+      assert.ok((key || name === 'scroll') && shown, `of a row that ended it goes to another or, if there is none, to the table, not to ${name}`);
+      if (!key) await page.focus('#table tbody tr button');
     }
-    await page.keyboard.press('Enter');
-    await page.waitForSelector('#drawer .lane');
+    await openRow(page);
     await stop();
     await page.waitForFunction(() => !document.querySelector('#table tbody tr'));
     await page.keyboard.press('Escape');
