@@ -83,7 +83,7 @@ static void run_products(void *user, uint32_t thread)
                                 .y_stride = N_MATRIX_ROWS,
                                 .scratch = b->matmul_scratch + thread * MATMUL_SCRATCH_BYTES};
         if (last > first)
-            b->k->matmul[b->type](&a);
+            (b->k->matmul_lanes[b->type] ? b->k->matmul_lanes : b->k->matmul)[b->type](&a);
         team_barrier(b->team);
     }
 }

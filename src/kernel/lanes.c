@@ -2,6 +2,7 @@
 
 #include "kernel/blocks.h"
 
+#include <stdbool.h>
 #include <string.h>
 
 enum change { AS_IS, OFFSET_128, SPREAD_BITS };
@@ -43,11 +44,6 @@ static const struct field fields[TENSOR_TYPE_COUNT][MAX_FIELDS] = {
     [TENSOR_IQ4_XS] = {BYTES(block_iq4_xs, q, AS_IS), BYTES(block_iq4_xs, scales_low, AS_IS), WORD(block_iq4_xs, d),
                        WORD(block_iq4_xs, scales_high)},
 };
-
-bool lanes_has(enum tensor_type t)
-{
-    return t < TENSOR_TYPE_COUNT && fields[t][0].unit;
-}
 
 /* Bit 4 k + i to bit 8 i + k: a transposition of eight groups of four. */
 static uint32_t spread_bits(uint32_t v)

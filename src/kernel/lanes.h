@@ -21,22 +21,18 @@
  * Bytes are as in the block but for two: codes of Q8_0 are stored as q + 128, unsigned; and bit 8 i + k of `high` of Q5_0
  * and Q5_1 belongs to element 4 k + i, so that a shift and one mask bring the bits of unit k to its bytes.
  *
- * Pure; any thread. Rows at any alignment; groups best at multiples of 64 bytes.
+ * Quantised types only: floats stay rows. Pure; any thread. Rows at any alignment; groups best at multiples of 64 bytes.
  */
 #ifndef WEIR_KERNEL_LANES_H
 #define WEIR_KERNEL_LANES_H
 
 #include "model/tensor_type.h"
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #define LANES 16
 #define LANES_CELL_BLOCKS 4 /* of 32 elements */
-
-/* Quantised types have this layout; floats stay as rows. */
-bool lanes_has(enum tensor_type t);
 
 /* Sixteen rows of n_cols elements, row_bytes apart, into a group. They do not overlap. */
 void lanes_pack(enum tensor_type t, const void *rows, size_t row_bytes, uint32_t n_cols, void *group);

@@ -6,7 +6,7 @@
  * memory; a matrix W[n_out, n_in] multiplies a vector of n_in.
  *
  * Architectures: llama (Llama 2/3, Mistral, Mixtral), qwen2, qwen3, qwen3moe.
- * The mapping is the model's memory: tensor data is read in place. Immutable after model_open; any thread may read.
+ * The mapping is the model's memory: tensors point into it. Immutable after model_open; any thread may read.
  */
 #ifndef WEIR_MODEL_MODEL_H
 #define WEIR_MODEL_MODEL_H

@@ -3,12 +3,8 @@
  * Four blocks of a row, a group of 128 codes, fill two registers: `lo` holds elements 0..15 of the four blocks, `hi`
  * elements 16..31, so that each 128-bit lane belongs to one block. struct act_q8 stores activations in that order.
  *
- *   direct  4 rows x T tokens: the sums of four rows are merged into one register of 4 blocks x 4 rows; lane 4b + r is
- *           chain b of row r, so one fused multiply-add advances all four chains of four rows.
- *   panel   for many tokens: the codes of 16 rows are unpacked once and transposed so that a lane is a row; a token's
- *           activations are broadcast four bytes at a time and nothing has to be merged.
- *
- * Both add the same numbers in the same order (kernel.h).
+ * 4 rows x T tokens: the sums of four rows are merged into one register of 4 blocks x 4 rows; lane 4b + r is chain b of
+ * row r, so one fused multiply-add advances all four chains of four rows.
  */
 #include "kernel/x86/drive.h"
 #include "kernel/x86/simd512.h"
@@ -230,4 +226,33 @@ INLINE void direct_blocks(enum tensor_type t, const uint8_t *const w[4], uint32_
         direct_tokens(t, w, n_cols / 32, x, x_row_bytes, 3, y);
     else
         direct_tokens(t, w, n_cols / 32, x, x_row_bytes, 4, y);
+}
+
+#define MATMUL_ROWS(name, type)                                                                                        \
+    static void direct_##name(const uint8_t *const w[4], uint32_t n_cols, const uint8_t *x, size_t x_row_bytes,        \
+                              uint32_t n_t, float y[4][4])                                                             \
+    {                                                                                                                  \
+        direct_blocks(type, w, n_cols, x, x_row_bytes, n_t, y);                                                        \
+    }                                                                                                                  \
+    static void matmul_##name(const struct matmul_args *a)                                                             \
+    {                                                                                                                  \
+        drive_direct(a, direct_##name, 0);                                                                             \
+    }
+MATMUL_ROWS(q8_0, TENSOR_Q8_0)
+MATMUL_ROWS(q4_0, TENSOR_Q4_0)
+MATMUL_ROWS(q4_1, TENSOR_Q4_1)
+MATMUL_ROWS(q5_0, TENSOR_Q5_0)
+MATMUL_ROWS(q5_1, TENSOR_Q5_1)
+MATMUL_ROWS(iq4_nl, TENSOR_IQ4_NL)
+MATMUL_ROWS(mxfp4, TENSOR_MXFP4)
+
+INLINE void set_matmul_blocks(struct kernels *k)
+{
+    k->matmul[TENSOR_Q8_0] = matmul_q8_0;
+    k->matmul[TENSOR_Q4_0] = matmul_q4_0;
+    k->matmul[TENSOR_Q4_1] = matmul_q4_1;
+    k->matmul[TENSOR_Q5_0] = matmul_q5_0;
+    k->matmul[TENSOR_Q5_1] = matmul_q5_1;
+    k->matmul[TENSOR_IQ4_NL] = matmul_iq4_nl;
+    k->matmul[TENSOR_MXFP4] = matmul_mxfp4;
 }

@@ -17,9 +17,8 @@
 
 #define SEGMENT_BLOCKS (SEGMENT_COLS / 32)
 
-/* Fewer tokens are better off with the direct way. From lanes it takes a way back to rows first, which so many pay for. */
-#define MIN_TOKENS 12
-#define MIN_TOKENS_LANES 48
+/* The way back to rows costs something, which fewer tokens do not pay for. */
+#define MIN_TOKENS 48
 
 #define X_BYTES (1u << 20) /* interleaved codes: half of a second-level cache */
 #define MAX_TOKENS 256     /* that go through a row's codes together */
@@ -43,7 +42,6 @@ struct job {
     uint32_t first_token, n_tokens, width;
     uint32_t n_blocks; /* of the segment; rounded up to whole groups in the layout of x */
     bool start;        /* the first segment */
-    bool lanes;        /* weights lie in lanes */
 };
 
 /* The steps that depend on the type, and the one that depends on the width and on whether the type has mins: n blocks
@@ -275,34 +273,26 @@ static void finish_rows(const struct job *j, uint32_t row)
     }
 }
 
-/* Where 16 rows (those from n_rows on are computed from the last) of a segment are that begins `offset` bytes into them. */
-static void find_rows(const struct job *j, uint32_t row, size_t offset, const uint8_t *p[TILE_ROWS])
-{
-    const struct matmul_args *a = j->a;
-    if (j->lanes)
-        lanes_unpack(j->way->type, (const uint8_t *)a->w + row * a->w_row_bytes + offset * LANES, 32 * j->n_blocks,
-                     j->s->rows, sizeof j->s->rows[0]);
-    for (uint32_t r = 0; r < TILE_ROWS; r++) {
-        const uint32_t real = row + r < a->n_rows ? row + r : a->n_rows - 1;
-        p[r] = j->lanes ? j->s->rows[r] : (const uint8_t *)a->w + real * a->w_row_bytes + offset;
-    }
-}
-
+/* A segment of all rows, beginning `offset` bytes into them. */
 static void multiply_rows(const struct job *j, size_t offset)
 {
-    for (uint32_t row = 0; row < j->a->n_rows; row += TILE_ROWS) {
+    const struct matmul_args *a = j->a;
+    for (uint32_t row = 0; row < a->n_rows; row += TILE_ROWS) {
         const uint8_t *p[TILE_ROWS];
-        find_rows(j, row, offset, p);
+        lanes_unpack(j->way->type, (const uint8_t *)a->w + row * a->w_row_bytes + offset * LANES, 32 * j->n_blocks,
+                     j->s->rows, sizeof j->s->rows[0]);
+        for (uint32_t r = 0; r < TILE_ROWS; r++)
+            p[r] = j->s->rows[r];
         j->way->unpack(p, j->n_blocks, j->s);
         j->way->walk[__builtin_ctz(j->width)](j);
         finish_rows(j, row);
     }
 }
 
-static void matmul_blocks(const struct way *way, const struct matmul_args *a, bool lanes)
+static void matmul_blocks(const struct way *way, const struct matmul_args *a)
 {
     const uint32_t n_blocks = a->n_cols / 32;
-    struct job j = {.a = a, .s = a->scratch, .way = way, .width = token_width(a->n_tokens), .lanes = lanes};
+    struct job j = {.a = a, .s = a->scratch, .way = way, .width = token_width(a->n_tokens)};
     const struct tile_config shapes = tile_shapes(64, j.width);
     tile_begin(&shapes);
     for (uint32_t b = 0; b < n_blocks; b += SEGMENT_BLOCKS) {
@@ -338,17 +328,12 @@ WALKS(mins, true)
     {                                                                                                                  \
         unpack(type, rows, n, s);                                                                                      \
     }                                                                                                                  \
-    static void direct_##name(const uint8_t *const w[4], uint32_t n_cols, const uint8_t *x, size_t x_row_bytes,        \
-                              uint32_t n_t, float y[4][4])                                                             \
-    {                                                                                                                  \
-        direct_blocks(type, w, n_cols, x, x_row_bytes, n_t, y);                                                        \
-    }                                                                                                                  \
-    static void tiles_##name(const struct matmul_args *a, bool lanes)                                                  \
+    static void tiles_##name(const struct matmul_args *a)                                                              \
     {                                                                                                                  \
         const struct way way = {unpack_##name, has_min(type) ? walk_mins : walk_plain, type};                          \
-        matmul_blocks(&way, a, lanes);                                                                                 \
+        matmul_blocks(&way, a);                                                                                        \
     }                                                                                                                  \
-    TILE_PRODUCT(name, type, direct_##name, tiles_##name)
+    TILE_PRODUCT(name, type, tiles_##name)
 MATMUL_BLOCKS(q8_0, TENSOR_Q8_0)
 MATMUL_BLOCKS(q4_0, TENSOR_Q4_0)
 MATMUL_BLOCKS(q4_1, TENSOR_Q4_1)

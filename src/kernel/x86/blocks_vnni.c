@@ -1,5 +1,4 @@
 #include "kernel/x86/blocks512.h"
-#include "kernel/x86/blocks512_panel.h"
 #include "kernel/x86/x86.h"
 
 void x86_blocks_vnni(struct kernels *k)

@@ -1,11 +1,8 @@
 /* What each level adds to the one below. */
 #include "kernel/x86/x86.h"
 
-#include <string.h>
-
 void kernels_init_avx2(struct kernels *k)
 {
-    memset(k->matmul_lanes, 0, sizeof k->matmul_lanes); /* the plain one, with its way back to rows, is no gain */
     x86_rows_avx2(k);
     x86_attention_avx2(k);
     x86_floats_avx2(k);

@@ -12,14 +12,6 @@
 #endif
 
 /* acc + sums of four products of unsigned w (<= 63 without VNNI) and signed x. */
-INLINE __m512i dot_add(__m512i acc, __m512i w, __m512i x)
-{
-#if defined __AVX512VNNI__
-    return _mm512_dpbusd_epi32(acc, w, x);
-#else
-    return _mm512_add_epi32(acc, _mm512_madd_epi16(_mm512_maddubs_epi16(w, x), _mm512_set1_epi16(1)));
-#endif
-}
 
 /* The same for two pairs of registers; w <= 31 without VNNI. */
 INLINE __m512i dot(__m512i w0, __m512i w1, __m512i x0, __m512i x1)

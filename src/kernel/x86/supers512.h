@@ -252,3 +252,30 @@ INLINE void direct_supers(enum tensor_type t, const uint8_t *const w[4], uint32_
     else
         direct_super_tokens(t, w, n_cols / 256, x, x_row_bytes, 4, y);
 }
+
+#define MATMUL_ROWS(name, type)                                                                                        \
+    static void direct_##name(const uint8_t *const w[4], uint32_t n_cols, const uint8_t *x, size_t x_row_bytes,        \
+                              uint32_t n_t, float y[4][4])                                                             \
+    {                                                                                                                  \
+        direct_supers(type, w, n_cols, x, x_row_bytes, n_t, y);                                                        \
+    }                                                                                                                  \
+    static void matmul_##name(const struct matmul_args *a)                                                             \
+    {                                                                                                                  \
+        drive_direct(a, direct_##name, 0);                                                                             \
+    }
+MATMUL_ROWS(q2_k, TENSOR_Q2_K)
+MATMUL_ROWS(q3_k, TENSOR_Q3_K)
+MATMUL_ROWS(q4_k, TENSOR_Q4_K)
+MATMUL_ROWS(q5_k, TENSOR_Q5_K)
+MATMUL_ROWS(q6_k, TENSOR_Q6_K)
+MATMUL_ROWS(iq4_xs, TENSOR_IQ4_XS)
+
+INLINE void set_matmul_supers(struct kernels *k)
+{
+    k->matmul[TENSOR_Q2_K] = matmul_q2_k;
+    k->matmul[TENSOR_Q3_K] = matmul_q3_k;
+    k->matmul[TENSOR_Q4_K] = matmul_q4_k;
+    k->matmul[TENSOR_Q5_K] = matmul_q5_k;
+    k->matmul[TENSOR_Q6_K] = matmul_q6_k;
+    k->matmul[TENSOR_IQ4_XS] = matmul_iq4_xs;
+}

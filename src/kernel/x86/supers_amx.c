@@ -1,4 +1,4 @@
-/* Products with super-blocks of 256 (K types) through AMX tiles, for any number of tokens.
+/* Products with super-blocks of 256 (K types) through AMX tiles, for many tokens.
  *
  * A code times the scale of its sub-block fits 13 bits and a sign. Its low byte (unsigned) and its high byte (signed) are
  * two tiles, so that a whole super-block of 16 rows x up to 16 tokens is summed inside two tiles, exactly in integers,
@@ -17,9 +17,8 @@
 #define CUT_SUPERS 2 /* unpacked at a time: 18 KB, to be read from the first-level cache */
 
 #define ROW_TILES 2
-/* Fewer tokens are better off with the direct way. From lanes it takes a way back to rows first, which so many pay for. */
-#define MIN_TOKENS 8
-#define MIN_TOKENS_LANES 32
+/* The way back to rows costs something, which fewer tokens do not pay for. */
+#define MIN_TOKENS 32
 
 #define X_BYTES (1u << 20) /* interleaved codes: half of a second-level cache */
 #define MAX_TOKENS 512     /* that go through a row's codes together */
@@ -49,7 +48,6 @@ struct job {
     uint32_t first_token, n_tokens, width;
     uint32_t n_supers; /* of the segment */
     bool start;        /* the first segment */
-    bool lanes;        /* weights lie in lanes */
 };
 
 /* How the tiles of a type's codes times scales are to be added up. */
@@ -324,19 +322,6 @@ static void finish_rows(const struct job *j, uint32_t row, __m512 (*acc)[16])
     }
 }
 
-/* Where n super-blocks are of 16 rows (those from n_rows on are computed from the last), `offset` bytes into them. */
-static void find_rows(const struct job *j, uint32_t row, size_t offset, uint32_t n, const uint8_t *p[TILE_ROWS])
-{
-    const struct matmul_args *a = j->a;
-    if (j->lanes)
-        lanes_unpack(j->way->type, (const uint8_t *)a->w + row * a->w_row_bytes + offset * LANES, 256 * n, j->s->rows,
-                     sizeof j->s->rows[0]);
-    for (uint32_t r = 0; r < TILE_ROWS; r++) {
-        const uint32_t real = row + r < a->n_rows ? row + r : a->n_rows - 1;
-        p[r] = j->lanes ? j->s->rows[r] : (const uint8_t *)a->w + real * a->w_row_bytes + offset;
-    }
-}
-
 /* A segment of all rows, beginning `offset` bytes into them. */
 static void multiply_rows(const struct job *j, size_t offset)
 {
@@ -352,7 +337,10 @@ static void multiply_rows(const struct job *j, size_t offset)
             const uint32_t n = j->n_supers - b < cut ? j->n_supers - b : cut;
             for (uint32_t r = 0; r < n_r; r++) {
                 const uint8_t *p[TILE_ROWS];
-                find_rows(j, row + r * TILE_ROWS, offset + b * super, n, p);
+                const size_t at = (row + r * TILE_ROWS) * a->w_row_bytes + (offset + b * super) * LANES;
+                lanes_unpack(j->way->type, (const uint8_t *)a->w + at, 256 * n, j->s->rows, sizeof j->s->rows[0]);
+                for (uint32_t i = 0; i < TILE_ROWS; i++)
+                    p[i] = j->s->rows[i];
                 j->way->unpack(p, n, &j->s->w[r * CUT_SUPERS]);
             }
             j->way->multiply[__builtin_ctz(j->width)](j, b, n, n_r);
@@ -362,10 +350,10 @@ static void multiply_rows(const struct job *j, size_t offset)
     }
 }
 
-static void matmul_supers(const struct way *way, const struct matmul_args *a, bool lanes)
+static void matmul_supers(const struct way *way, const struct matmul_args *a)
 {
     const uint32_t n_supers = a->n_cols / 256;
-    struct job j = {.a = a, .s = a->scratch, .way = way, .width = token_width(a->n_tokens), .lanes = lanes};
+    struct job j = {.a = a, .s = a->scratch, .way = way, .width = token_width(a->n_tokens)};
     const struct tile_config shapes = tile_shapes(64, j.width);
     tile_begin(&shapes);
     for (uint32_t b = 0; b < n_supers; b += SEGMENT_SUPERS) {
@@ -405,17 +393,12 @@ MULTIPLIES(plain, TENSOR_Q6_K)
     {                                                                                                                  \
         unpack(type, rows, n, out);                                                                                    \
     }                                                                                                                  \
-    static void direct_##name(const uint8_t *const w[4], uint32_t n_cols, const uint8_t *x, size_t x_row_bytes,        \
-                              uint32_t n_t, float y[4][4])                                                             \
-    {                                                                                                                  \
-        direct_supers(type, w, n_cols, x, x_row_bytes, n_t, y);                                                        \
-    }                                                                                                                  \
-    static void tiles_##name(const struct matmul_args *a, bool lanes)                                                  \
+    static void tiles_##name(const struct matmul_args *a)                                                              \
     {                                                                                                                  \
         static const struct way way = {unpack_rows_##name, multiply_##form, type};                                     \
-        matmul_supers(&way, a, lanes);                                                                                 \
+        matmul_supers(&way, a);                                                                                        \
     }                                                                                                                  \
-    TILE_PRODUCT(name, type, direct_##name, tiles_##name)
+    TILE_PRODUCT(name, type, tiles_##name)
 MATMUL_SUPERS(q2_k, TENSOR_Q2_K, q2_k)
 MATMUL_SUPERS(q3_k, TENSOR_Q3_K, q3_k)
 MATMUL_SUPERS(q4_k, TENSOR_Q4_K, with_mins)

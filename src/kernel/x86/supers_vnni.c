@@ -1,5 +1,4 @@
 #include "kernel/x86/supers512.h"
-#include "kernel/x86/supers512_panel.h"
 #include "kernel/x86/x86.h"
 
 void x86_supers_vnni(struct kernels *k)

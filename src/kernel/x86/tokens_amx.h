@@ -117,28 +117,20 @@ INLINE void tile_of_rows(const __m512 *rows, uint32_t width, __m512 *tile)
         tile[i] = _mm512_loadu_ps(flat + 16 * i);
 }
 
-/* A type's entries in the table, rows and lanes: few tokens go the direct way, or that of the level below. */
-#define TILE_PRODUCT(name, type, direct, tiles)                                                                        \
+/* A type's entry in the table; few tokens go the way of the level below. */
+#define TILE_PRODUCT(name, type, tiles)                                                                                \
     static void (*few_##name)(const struct matmul_args *a);                                                            \
-    static void matmul_##name(const struct matmul_args *a)                                                             \
-    {                                                                                                                  \
-        if (a->n_tokens < MIN_TOKENS)                                                                                  \
-            drive_direct(a, direct, 0);                                                                                \
-        else                                                                                                           \
-            tiles(a, false);                                                                                           \
-    }                                                                                                                  \
     static void matmul_lanes_##name(const struct matmul_args *a)                                                       \
     {                                                                                                                  \
-        if (a->n_tokens < MIN_TOKENS_LANES)                                                                            \
+        if (a->n_tokens < MIN_TOKENS)                                                                                  \
             few_##name(a);                                                                                             \
         else                                                                                                           \
-            tiles(a, true);                                                                                            \
+            tiles(a);                                                                                                  \
     }                                                                                                                  \
     static void set_##name(struct kernels *k)                                                                          \
     {                                                                                                                  \
-        k->matmul[type] = matmul_##name;                                                                               \
         few_##name = k->matmul_lanes[type];                                                                            \
-        k->matmul_lanes[type] = few_##name ? matmul_lanes_##name : NULL;                                               \
+        k->matmul_lanes[type] = matmul_lanes_##name;                                                                   \
     }
 
 #endif
