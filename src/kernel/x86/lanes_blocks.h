@@ -212,11 +212,11 @@ INLINE void dot_block(enum tensor_type t, const uint8_t *codes, const uint8_t *h
                 sums[i] = vi_add(sums[i], vi_madd(vi_and(a, even), vi_broadcast_4(q)));
                 sums[i] = vi_add(sums[i], vi_madd(vi_odd_bytes(a), vi_broadcast_4(q + 4)));
                 sums[i] = vi_add(sums[i], vi_madd(vi_and(b, even), vi_broadcast_4(q + 32)));
-                sums[i] = vi_add(sums[i], vi_madd(vi_odd_bytes(b), vi_broadcast_4(q + 36)));
+                sums[i] = vi_keep(vi_add(sums[i], vi_madd(vi_odd_bytes(b), vi_broadcast_4(q + 36))));
                 continue;
             }
             const vi two = vi_add_16(vi_maddubs(a, vi_broadcast_4(q)), vi_maddubs(b, vi_broadcast_4(q + 16)));
-            pairs[i] = k % most ? vi_add_16(pairs[i], two) : two;
+            pairs[i] = vi_keep(k % most ? vi_add_16(pairs[i], two) : two);
             if (k % most == most - 1)
                 sums[i] = vi_add(sums[i], vi_madd(pairs[i], ones));
         }

@@ -20,6 +20,12 @@ INLINE vi vi_add(vi a, vi b)
 {
     return _mm512_add_epi32(a, b);
 }
+/* The sum so far, here and now: compilers put off additions until they run out of registers. */
+INLINE vi vi_keep(vi a)
+{
+    __asm__("" : "+v"(a));
+    return a;
+}
 INLINE vi vi_sub(vi a, vi b)
 {
     return _mm512_sub_epi32(a, b);
@@ -180,6 +186,11 @@ INLINE vi vi_set(int32_t v)
 INLINE vi vi_add(vi a, vi b)
 {
     return _mm256_add_epi32(a, b);
+}
+INLINE vi vi_keep(vi a)
+{
+    __asm__("" : "+x"(a));
+    return a;
 }
 INLINE vi vi_sub(vi a, vi b)
 {
