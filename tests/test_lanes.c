@@ -190,6 +190,7 @@ static void products_match_rows(void **state)
             check_product(k, t, 2, past_segment, 21);
             check_product(k, t, 1, 2 * block, 530);
             check_product(k, t, 1, past_segment, 270);
+            check_product(k, t, 2, 300 * 256, 2); /* more columns than a cache holds activations of */
         }
     }
 }

@@ -28,12 +28,12 @@
 #define HAS_DOT 0
 #endif
 
-/* Measured. */
-#ifndef LANES_PREFETCH_BYTES
-#define LANES_PREFETCH_BYTES 4096
-#define LANES_PREFETCH_HINT _MM_HINT_T0
+#define PREFETCH_LANES 8192           /* bytes ahead, into the second-level cache */
+#define ACT_BYTES ((size_t)512 << 10) /* of scratch for activations */
+#define PANEL_SUPERS 16               /* unpacked together: 90 KB */
+#ifndef PANEL_TOKENS
+#define PANEL_TOKENS (2 * TILE_TOKENS) /* from so many on */
 #endif
-#define ACT_BYTES ((size_t)512 << 10) /* of scratch */
 
 INLINE const uint8_t *unit_at(const uint8_t *cell, int unit)
 {
@@ -176,15 +176,21 @@ INLINE vi word_pair_signed(vi v, int odd)
     return vi_odd_bytes_signed(odd ? v : shift(v, -8));
 }
 
-struct lane_scales {
-    vi scale[16]; /* factors, of sub-blocks of 16 (or 32: 8) */
-    vi pair[8];   /* words to multiply pairs of sums with: struct sums. Mins, or scales where an offset needs them */
-};
-
 /* Whether pairs of scales take back the offset of codes: where the 16 bits have no room to begin at it. */
 INLINE bool has_offset_pairs(enum tensor_type t)
 {
     return !HAS_DOT && t == TENSOR_Q6_K;
+}
+
+/* How many factors a super-block has, and pairs of words. */
+INLINE int scales_of(enum tensor_type t)
+{
+    return is_wide(t) ? 8 : 16;
+}
+
+INLINE int pairs_of(enum tensor_type t)
+{
+    return has_mins(t) || has_offset_pairs(t) ? scales_of(t) / 2 : 0;
 }
 
 INLINE bool has_first_sums(enum tensor_type t)
@@ -192,71 +198,63 @@ INLINE bool has_first_sums(enum tensor_type t)
     return code_offset(t) && !has_offset_pairs(t);
 }
 
-INLINE void unpack_bytes_of_scales(enum tensor_type t, const uint8_t *cell, vi scale[4], vi min[4])
+/* The scales of a cell, a byte each, and mins likewise. IQ4_XS: as they are in the block. */
+struct scale_bytes {
+    vi scale[4], min[4];
+};
+
+INLINE void unpack_scales_q4_k(const uint8_t *units, struct scale_bytes *out)
+{
+    const vi u0 = vi_load(units), u1 = vi_load(unit_at(units, 1)), u2 = vi_load(unit_at(units, 2));
+    out->scale[0] = vi_and(u0, bytes(63));
+    out->scale[1] = vi_and_or(u2, bytes(15), vi_and(shift(u0, 2), bytes(0x30)));
+    out->min[0] = vi_and(u1, bytes(63));
+    out->min[1] = vi_and_or(shift(u2, 4), bytes(15), vi_and(shift(u1, 2), bytes(0x30)));
+}
+
+INLINE void unpack_scales(enum tensor_type t, const uint8_t *cell, int half, struct scale_bytes *out)
 {
     if (t == TENSOR_Q4_K || t == TENSOR_Q5_K) {
-        const int first = d_unit(t) - 3;
-        const vi u0 = vi_load(unit_at(cell, first)), u1 = vi_load(unit_at(cell, first + 1)),
-                 u2 = vi_load(unit_at(cell, first + 2));
-        scale[0] = vi_and(u0, bytes(63));
-        scale[1] = vi_and_or(u2, bytes(15), vi_and(shift(u0, 2), bytes(0x30)));
-        min[0] = vi_and(u1, bytes(63));
-        min[1] = vi_and_or(shift(u2, 4), bytes(15), vi_and(shift(u1, 2), bytes(0x30)));
+        unpack_scales_q4_k(unit_at(cell, d_unit(t) - 3), out);
+        return;
+    }
+    if (t == TENSOR_IQ4_XS) {
+        out->scale[0] = vi_load(unit_at(cell, 32));
+        out->scale[1] = vi_from_u16(unit_at(cell, 33) + 32 - 16 * half);
         return;
     }
     UNROLL for (int k = 0; k < 4; k++)
     {
         if (t == TENSOR_Q2_K) {
             const vi both = vi_load(unit_at(cell, 16 + k));
-            scale[k] = vi_and(both, bytes(15));
-            min[k] = vi_and(shift(both, 4), bytes(15));
+            out->scale[k] = vi_and(both, bytes(15));
+            out->min[k] = vi_and(shift(both, 4), bytes(15));
         } else if (t == TENSOR_Q6_K) {
-            scale[k] = vi_load(unit_at(cell, 48 + k));
+            out->scale[k] = vi_load(unit_at(cell, 48 + k));
         } else {
             const vi low = shift(vi_load(unit_at(cell, 24 + k % 2)), k / 2 * 4);
             const vi high = vi_and(shift(vi_load(unit_at(cell, 26)), 2 * k - 4), bytes(0x30));
-            scale[k] = vi_sub_8(vi_and_or(low, bytes(15), high), bytes(32));
+            out->scale[k] = vi_sub_8(vi_and_or(low, bytes(15), high), bytes(32));
         }
     }
 }
 
-INLINE void unpack_scales_iq4_xs(const uint8_t *cell, int half, vi scale[8])
+/* The factor of sub-block s of 16 (or 32). */
+INLINE vi scale_of(enum tensor_type t, const struct scale_bytes *b, int s)
 {
-    const vi low = vi_load(unit_at(cell, 32));
-    const vi high = vi_from_u16(unit_at(cell, 33) + 32 - 16 * half);
-    UNROLL for (int s = 0; s < 8; s++)
-    {
-        const vi top = vi_and(shift(high, 2 * s - 4), vi_set(0x30));
-        const vi v = vi_sub(vi_and_or(shift(low, 4 * s), vi_set(15), top), vi_set(32));
-        scale[s] = HAS_DOT ? v : vi_and_or(v, vi_set(0xffff), shift(v, -16));
-    }
-}
-
-INLINE void unpack_scales(enum tensor_type t, const uint8_t *cell, int half, struct lane_scales *out)
-{
-    const bool is_signed = t == TENSOR_Q6_K || t == TENSOR_Q3_K;
-    vi scale[4], min[4];
     if (t == TENSOR_IQ4_XS) {
-        unpack_scales_iq4_xs(cell, half, out->scale);
-        return;
+        const vi top = vi_and(shift(b->scale[1], 2 * s - 4), vi_set(0x30));
+        const vi v = vi_sub(vi_and_or(shift(b->scale[0], 4 * s), vi_set(15), top), vi_set(32));
+        return HAS_DOT ? v : vi_and_or(v, vi_set(0xffff), shift(v, -16));
     }
-    unpack_bytes_of_scales(t, cell, scale, min);
-    const int n_words = is_wide(t) ? 2 : 4;
-    UNROLL for (int k = 0; k < n_words; k++)
-    {
-        UNROLL for (int b = 0; b < 4; b++)
-        {
-            const int s = is_wide(t) ? 4 * k + b : (4 * k + b) / 2;
-            out->scale[4 * k + b] = factor(scale[k], b, is_signed, left_shift(t) - left_shift_of_codes(t, s));
-        }
-        UNROLL for (int odd = 0; odd < 2; odd++)
-        {
-            if (has_mins(t))
-                out->pair[2 * k + odd] = word_pair(min[k], odd);
-            else if (has_offset_pairs(t))
-                out->pair[2 * k + odd] = word_pair_signed(scale[k], odd);
-        }
-    }
+    const int left = left_shift(t) - left_shift_of_codes(t, is_wide(t) ? s : s / 2);
+    return factor(b->scale[s / 4], s % 4, t == TENSOR_Q6_K || t == TENSOR_Q3_K, left);
+}
+
+/* Words to multiply pair k of sums with: mins, or scales where an offset needs them. */
+INLINE vi pair_of(enum tensor_type t, const struct scale_bytes *b, int k)
+{
+    return has_mins(t) ? word_pair(b->min[k / 2], k % 2) : word_pair_signed(b->scale[k / 2], k % 2);
 }
 
 /* ---- activations ---- */
@@ -269,7 +267,7 @@ INLINE uint32_t tile_tokens(uint32_t left)
 }
 
 /* 256 of a token, as all rows need them. of_sums: with codes that have an offset, what the sum of each sub-block begins
- * at (without VNNI: in 16 bits); else pairs of words for lane_scales.pair: sums of sub-blocks s and s + 2, s + 1 and s + 3. */
+ * at (without VNNI: in 16 bits); else pairs of words for pair_of: sums of sub-blocks s and s + 2, s + 1 and s + 3. */
 struct lane_act {
     int8_t q[256];
     int32_t of_sums[16];
@@ -307,10 +305,22 @@ INLINE void lay_out(enum tensor_type t, const uint8_t *x, size_t x_row_bytes, ui
 
 /* ---- products ---- */
 
+/* A cell unpacked, for many tokens. */
+struct panel_cell {
+    vi q[64][HALVES], scale[16][HALVES], pair[8][HALVES];
+    vf d[HALVES], minus_dmin[HALVES];
+};
+
+/* 16 rows, and n_t tokens (a constant of each function below). */
 struct tile {
-    const struct lane_act *act; /* of the first token; the others follow */
-    struct lane_scales scales[HALVES];
-    vi total[TILE_TOKENS][HALVES], mins[TILE_TOKENS][HALVES];
+    const uint8_t *cell;            /* of this super-block, as it is in memory; */
+    const struct panel_cell *panel; /* or unpacked */
+    const struct lane_act *act;     /* of the first token; the others follow */
+    float *y;
+    size_t y_stride;
+    const uint8_t *ahead;              /* read next, of LANES * super_bytes; or NULL */
+    struct scale_bytes scales[HALVES]; /* of the cell in memory */
+    vi total[TILE_TOKENS][HALVES];
 };
 
 INLINE vi act_at(const struct tile *tile, int token, int unit)
@@ -321,6 +331,28 @@ INLINE vi act_at(const struct tile *tile, int token, int unit)
 INLINE vi sums_at(const struct tile *tile, int token, int index)
 {
     return vi_set(tile->act[token].of_sums[index]);
+}
+
+INLINE vi codes_at(enum tensor_type t, bool panel, const struct tile *tile, int unit, int half)
+{
+    return panel ? tile->panel->q[unit][half] : codes(t, tile->cell + 32 * half, unit / 8, unit % 8);
+}
+
+INLINE vi scale_at(enum tensor_type t, bool panel, const struct tile *tile, int s, int half)
+{
+    return panel ? tile->panel->scale[s][half] : scale_of(t, &tile->scales[half], s);
+}
+
+INLINE vi pair_at(enum tensor_type t, bool panel, const struct tile *tile, int k, int half)
+{
+    return panel ? tile->panel->pair[k][half] : pair_of(t, &tile->scales[half], k);
+}
+
+/* Compilers gather the sums of an unrolled loop at its end, where the terms no longer fit the registers: not past this. */
+INLINE vi settled(vi v)
+{
+    __asm__("" : "+v"(v));
+    return v;
 }
 
 INLINE vi add_pairs(vi acc, vi a, vi b)
@@ -334,19 +366,19 @@ INLINE vi add_pairs(vi acc, vi a, vi b)
 
 #if HAS_DOT
 
-/* Units first .. of one scale: the sum of their products times the scale, to the totals of n_t tokens. */
-INLINE void add_sub_block(enum tensor_type t, const uint8_t *cell, int index, int n_t, struct tile *tile)
+/* The units of one scale: the sum of their products times the scale, to the totals. */
+INLINE void add_sub_block(enum tensor_type t, bool panel, int index, int n_t, struct tile *tile)
 {
-    const int n_units = is_wide(t) ? 8 : 4, first = index * n_units;
+    const int n_units = is_wide(t) ? 8 : 4;
     vi dots[TILE_TOKENS];
     UNROLL for (int i = 0; i < n_t; i++) dots[i] = has_first_sums(t) ? sums_at(tile, i, index) : vi_zero();
-    UNROLL for (int u = first; u < first + n_units; u++)
+    UNROLL for (int u = 0; u < n_units; u++)
     {
-        const vi w = codes(t, cell, u / 8, u % 8);
-        UNROLL for (int i = 0; i < n_t; i++) dots[i] = vi_dot_add(dots[i], w, act_at(tile, i, u));
+        const vi w = codes_at(t, panel, tile, index * n_units + u, 0);
+        UNROLL for (int i = 0; i < n_t; i++) dots[i] = vi_dot_add(dots[i], w, act_at(tile, i, index * n_units + u));
     }
-    UNROLL for (int i = 0; i < n_t; i++) tile->total[i][0] =
-        vi_add(tile->total[i][0], vi_mul(dots[i], tile->scales[0].scale[index]));
+    const vi scale = scale_at(t, panel, tile, index, 0);
+    UNROLL for (int i = 0; i < n_t; i++) tile->total[i][0] = settled(vi_add(tile->total[i][0], vi_mul(dots[i], scale)));
 }
 
 #else
@@ -357,114 +389,184 @@ INLINE vi pairs(enum tensor_type t, vi w, vi x)
     return codes_signed(t) ? pairs_signed(w, x) : vi_maddubs(w, x);
 }
 
-INLINE void add_sub_block(enum tensor_type t, const uint8_t *cell, int index, int n_t, struct tile *tile)
+INLINE void add_units(enum tensor_type t, bool panel, int first, int index, int n_t, const struct tile *tile,
+                      vi words[TILE_TOKENS][HALVES])
 {
-    const int n_units = is_wide(t) ? 8 : 4, first = index * n_units, fit = units_that_fit(t);
-    for (int part = first; part < first + n_units; part += fit) {
-        vi words[TILE_TOKENS][HALVES];
-        UNROLL for (int u = part; u < part + fit; u++)
-        {
-            vi w[HALVES];
-            UNROLL for (int h = 0; h < HALVES; h++) w[h] = codes(t, cell + 32 * h, u / 8, u % 8);
-            UNROLL for (int i = 0; i < n_t; i++)
-            {
-                const vi x = act_at(tile, i, u);
-                const bool begin = u == part;
-                UNROLL for (int h = 0; h < HALVES; h++)
-                {
-                    const vi two = pairs(t, w[h], x);
-                    if (!begin)
-                        words[i][h] = vi_add_16(words[i][h], two);
-                    else if (has_first_sums(t))
-                        words[i][h] = vi_add_16(sums_at(tile, i, index), two);
-                    else
-                        words[i][h] = two;
-                }
-            }
-        }
+    const int n_units = units_that_fit(t);
+    UNROLL for (int u = 0; u < n_units; u++)
+    {
+        vi w[HALVES];
+        UNROLL for (int h = 0; h < HALVES; h++) w[h] = codes_at(t, panel, tile, first + u, h);
         UNROLL for (int i = 0; i < n_t; i++)
         {
-            UNROLL for (int h = 0; h < HALVES; h++) tile->total[i][h] =
-                add_pairs(tile->total[i][h], words[i][h], tile->scales[h].scale[index]);
+            const vi x = act_at(tile, i, first + u);
+            UNROLL for (int h = 0; h < HALVES; h++)
+            {
+                const vi two = pairs(t, w[h], x);
+                if (u)
+                    words[i][h] = settled(vi_add_16(words[i][h], two));
+                else
+                    words[i][h] = has_first_sums(t) ? vi_add_16(sums_at(tile, i, index), two) : two;
+            }
+        }
+    }
+}
+
+INLINE void add_sub_block(enum tensor_type t, bool panel, int index, int n_t, struct tile *tile)
+{
+    const int n_units = is_wide(t) ? 8 : 4;
+    UNROLL for (int u = 0; u < n_units; u += units_that_fit(t))
+    {
+        vi words[TILE_TOKENS][HALVES];
+        add_units(t, panel, index * n_units + u, index, n_t, tile, words);
+        UNROLL for (int h = 0; h < HALVES; h++)
+        {
+            const vi scale = scale_at(t, panel, tile, index, h);
+            UNROLL for (int i = 0; i < n_t; i++) tile->total[i][h] =
+                settled(add_pairs(tile->total[i][h], words[i][h], scale));
         }
     }
 }
 
 #endif
 
-/* A cell of 16 rows and n_t tokens: the integers of its super-blocks into total and mins. */
-INLINE void add_cell(enum tensor_type t, const uint8_t *cell, int n_t, struct tile *tile)
+/* Ends a super-block: what the sums of activations give, and from integers to y. */
+INLINE void end_cell(enum tensor_type t, bool panel, const vf d[HALVES], const vf minus_dmin[HALVES], int n_t,
+                     const struct tile *tile)
 {
-    UNROLL for (int i = 0; i < n_t; i++)
+    const int n_pairs = pairs_of(t);
+    UNROLL for (int h = 0; h < HALVES; h++)
     {
-        UNROLL for (int h = 0; h < HALVES; h++) tile->total[i][h] = tile->mins[i][h] = vi_zero();
-    }
-    UNROLL for (int h = 0; h < HALVES; h++) unpack_scales(t, cell + 32 * h, h, &tile->scales[h]);
-    const int n_pairs = !has_mins(t) && !has_offset_pairs(t) ? 0 : is_wide(t) ? 4 : 8, n_scales = is_wide(t) ? 8 : 16;
-    UNROLL for (int k = 0; k < n_pairs; k++)
-    {
+        vi sums[TILE_TOKENS];
+        UNROLL for (int i = 0; i < n_t; i++) sums[i] = vi_zero();
+        UNROLL for (int k = 0; k < n_pairs; k++)
+        {
+            const vi pair = pair_at(t, panel, tile, k, h);
+            UNROLL for (int i = 0; i < n_t; i++) sums[i] = add_pairs(sums[i], pair, sums_at(tile, i, k));
+        }
         UNROLL for (int i = 0; i < n_t; i++)
         {
-            const vi pair = sums_at(tile, i, k);
-            UNROLL for (int h = 0; h < HALVES; h++) tile->mins[i][h] =
-                add_pairs(tile->mins[i][h], tile->scales[h].pair[k], pair);
+            const vf x_d = vf_set(tile->act[i].d);
+            float *y = tile->y + (size_t)i * tile->y_stride + 8 * h;
+            vi total = tile->total[i][h];
+            if (has_offset_pairs(t)) /* of Q6_K: 32 times */
+                total = vi_sub(total, vi_shift_left(sums[i], 5));
+            if (left_shift(t))
+                total = vi_shift_signed(total, left_shift(t));
+            vf acc = vf_fma(vf_from_vi(total), vf_mul(d[h], x_d), vf_load(y));
+            if (has_mins(t))
+                acc = vf_fma(vf_from_vi(sums[i]), vf_mul(minus_dmin[h], x_d), acc);
+            vf_store(y, acc);
         }
     }
-    if (has_offset_pairs(t)) { /* of Q6_K: 32 times */
-        UNROLL for (int i = 0; i < n_t; i++)
-        {
-            UNROLL for (int h = 0; h < HALVES; h++) tile->total[i][h] = vi_sub(vi_zero(), shift(tile->mins[i][h], -5));
-        }
-    }
-    UNROLL for (int s = 0; s < n_scales; s++) add_sub_block(t, cell, s, n_t, tile);
 }
 
-/* n_blocks cells of a group with n_t tokens: y[token][row], or what it adds to y. */
-INLINE void multiply_tile(enum tensor_type t, const uint8_t *w, uint32_t n_blocks, const struct lane_act *x, int n_t,
-                          bool adds, float *y, size_t y_stride)
+INLINE void load_d(enum tensor_type t, const uint8_t *cell, vf d[HALVES], vf minus_dmin[HALVES])
 {
-    struct tile tile = {.act = x};
-    vf acc[TILE_TOKENS][HALVES];
-    UNROLL for (int i = 0; i < n_t; i++)
+    const uint16_t *p = (const uint16_t *)(const void *)unit_at(cell, d_unit(t));
+    UNROLL for (int h = 0; h < HALVES; h++)
     {
-        UNROLL for (int h = 0; h < HALVES; h++) acc[i][h] =
-            adds ? vf_load(y + (size_t)i * y_stride + 8 * h) : vf_zero();
+        d[h] = vf_from_f16(p + 8 * h);
+        minus_dmin[h] = has_mins(t) ? vf_mul(vf_from_f16(p + 8 * h + LANES), vf_set(-1)) : vf_zero();
     }
-    for (uint32_t b = 0; b < n_blocks; b++, w += LANES * super_bytes(t), tile.act += n_t) {
-        for (size_t line = 0; line < LANES * super_bytes(t); line += 64)
-            _mm_prefetch((const char *)w + LANES_PREFETCH_BYTES + line, LANES_PREFETCH_HINT);
-        add_cell(t, w, n_t, &tile);
+}
+
+/* Share s of n of what lies ahead into the second-level cache. */
+INLINE void prefetch_share(enum tensor_type t, const uint8_t *ahead, int s, int n)
+{
+    const size_t n_bytes = LANES * super_bytes(t) / (size_t)n;
+    for (size_t at = (size_t)s * n_bytes / 64 * 64; at < ((size_t)s + 1) * n_bytes / 64 * 64; at += 64)
+        _mm_prefetch((const char *)ahead + at, _MM_HINT_T1);
+}
+
+/* A cell straight from memory. */
+INLINE void add_cell(enum tensor_type t, int n_t, struct tile *tile)
+{
+    const int n_scales = scales_of(t);
+    vf d[HALVES], minus_dmin[HALVES];
+    UNROLL for (int h = 0; h < HALVES; h++) unpack_scales(t, tile->cell + 32 * h, h, &tile->scales[h]);
+    UNROLL for (int s = 0; s < n_scales; s++)
+    {
+        prefetch_share(t, tile->cell + PREFETCH_LANES, s, n_scales);
+        add_sub_block(t, false, s, n_t, tile);
+    }
+    load_d(t, tile->cell, d, minus_dmin);
+    end_cell(t, false, d, minus_dmin, n_t, tile);
+}
+
+INLINE void add_panel_cell(enum tensor_type t, int n_t, struct tile *tile)
+{
+    const struct panel_cell *p = tile->panel;
+    const int n_scales = scales_of(t);
+    for (int s = 0; s < n_scales; s++) {
+        if (tile->ahead)
+            prefetch_share(t, tile->ahead, s, n_scales);
+        add_sub_block(t, true, s, n_t, tile);
+    }
+    end_cell(t, true, p->d, p->minus_dmin, n_t, tile);
+}
+
+INLINE void fill_panel(enum tensor_type t, const uint8_t *cell, uint32_t n_blocks, struct panel_cell *out)
+{
+    const int n_scales = scales_of(t), n_pairs = pairs_of(t);
+    for (uint32_t b = 0; b < n_blocks; b++, cell += LANES * super_bytes(t), out++) {
         UNROLL for (int h = 0; h < HALVES; h++)
         {
-            const uint16_t *halves = (const uint16_t *)(const void *)unit_at(w, d_unit(t)) + 8 * h;
-            const vf d = vf_from_f16(halves);
-            const vf minus_dmin = has_mins(t) ? vf_mul(vf_from_f16(halves + LANES), vf_set(-1)) : vf_zero();
-            UNROLL for (int i = 0; i < n_t; i++)
-            {
-                const vf x_d = vf_set(tile.act[i].d);
-                const vi total = left_shift(t) ? vi_shift_signed(tile.total[i][h], left_shift(t)) : tile.total[i][h];
-                acc[i][h] = vf_fma(vf_from_vi(total), vf_mul(d, x_d), acc[i][h]);
-                if (has_mins(t))
-                    acc[i][h] = vf_fma(vf_from_vi(tile.mins[i][h]), vf_mul(minus_dmin, x_d), acc[i][h]);
+            struct scale_bytes scales;
+            for (int u = 0; u < 8; u++) {
+                UNROLL for (int s = 0; s < 8; s++) out->q[8 * s + u][h] = codes(t, cell + 32 * h, s, u);
             }
+            unpack_scales(t, cell + 32 * h, h, &scales);
+            UNROLL for (int s = 0; s < n_scales; s++) out->scale[s][h] = scale_of(t, &scales, s);
+            UNROLL for (int k = 0; k < n_pairs; k++) out->pair[k][h] = pair_of(t, &scales, k);
         }
-    }
-    UNROLL for (int i = 0; i < n_t; i++)
-    {
-        UNROLL for (int h = 0; h < HALVES; h++) vf_store(y + (size_t)i * y_stride + 8 * h, acc[i][h]);
+        load_d(t, cell, out->d, out->minus_dmin);
     }
 }
 
-INLINE void multiply_group(enum tensor_type t, const uint8_t *w, uint32_t n_blocks, const struct lane_act *x,
-                           uint32_t n_tokens, bool adds, float *y, size_t y_stride)
+/* n_blocks super-blocks of a group with n_t tokens: y[token][row], or what they add to y. */
+INLINE void multiply_tile(enum tensor_type t, bool panel, struct tile tile, uint32_t n_blocks, int n_t, bool adds)
 {
-    for (uint32_t n; n_tokens; n_tokens -= n, x += (size_t)n * n_blocks, y += n * y_stride) {
+    UNROLL for (int i = 0; i < n_t; i++)
+    {
+        UNROLL for (int h = 0; !adds && h < HALVES; h++)
+            vf_store(tile.y + (size_t)i * tile.y_stride + 8 * h, vf_zero());
+    }
+    for (uint32_t b = 0; b < n_blocks; b++, tile.act += n_t) {
+        UNROLL for (int i = 0; i < n_t; i++)
+        {
+            UNROLL for (int h = 0; h < HALVES; h++) tile.total[i][h] = vi_zero();
+        }
+        if (panel) {
+            add_panel_cell(t, n_t, &tile);
+            tile.panel++;
+            tile.ahead = tile.ahead ? tile.ahead + LANES * super_bytes(t) : NULL;
+        } else {
+            add_cell(t, n_t, &tile);
+            tile.cell += LANES * super_bytes(t);
+        }
+    }
+}
+
+/* The tokens of a tile, which begins at x and y. panel: room for n_blocks, or NULL where tokens are too few for it; next:
+ * the next group. */
+INLINE void multiply_group(enum tensor_type t, struct tile tile, uint32_t n_blocks, uint32_t n_tokens,
+                           struct panel_cell *panel, bool adds)
+{
+    if (panel)
+        fill_panel(t, tile.cell, n_blocks, panel);
+    tile.panel = panel;
+    for (uint32_t n; n_tokens; n_tokens -= n) {
         n = tile_tokens(n_tokens);
 #define TILE(n_t)                                                                                                      \
     case n_t:                                                                                                          \
-        multiply_tile(t, w, n_blocks, x, n_t, adds, y, y_stride);                                                      \
+        multiply_tile(t, false, tile, n_blocks, n_t, adds);                                                            \
         break;
-        switch (n) {
+        switch (panel && n == TILE_TOKENS ? 0 : n) {
+        case 0:
+            multiply_tile(t, true, tile, n_blocks, TILE_TOKENS, adds);
+            tile.ahead = NULL;
+            break;
             TILE(1)
             TILE(2)
             TILE(3)
@@ -475,25 +577,35 @@ INLINE void multiply_group(enum tensor_type t, const uint8_t *w, uint32_t n_bloc
 #endif
         }
 #undef TILE
+        tile.act += (size_t)n * n_blocks;
+        tile.y += n * tile.y_stride;
     }
 }
 
 /* Pieces of columns and tokens whose activations stay in the second-level cache go through all groups. */
 INLINE void matmul_lanes_supers(enum tensor_type t, const struct matmul_args *a)
 {
+    const bool many = a->n_tokens >= PANEL_TOKENS;
     const uint32_t n_blocks = a->n_cols / 256, most = ACT_BYTES / sizeof(struct lane_act);
-    const uint32_t piece = n_blocks < most / TILE_TOKENS ? n_blocks : most / TILE_TOKENS;
+    const uint32_t max_piece = many ? PANEL_SUPERS : most / TILE_TOKENS;
+    const uint32_t piece = n_blocks < max_piece ? n_blocks : max_piece;
     const uint32_t max_tokens = most / piece / TILE_TOKENS * TILE_TOKENS;
     struct lane_act *x = a->scratch;
+    struct panel_cell *panel = many ? (void *)((uint8_t *)a->scratch + ACT_BYTES) : NULL;
     for (uint32_t b = 0, n; b < n_blocks; b += n) {
         n = n_blocks - b < piece ? n_blocks - b : piece;
         for (uint32_t i = 0, n_t; i < a->n_tokens; i += n_t) {
             n_t = a->n_tokens - i < max_tokens ? a->n_tokens - i : max_tokens;
             lay_out(t, (const uint8_t *)a->x + i * a->x_row_bytes + b * sizeof(struct act_q8k), a->x_row_bytes, n, n_t,
                     x);
-            const uint8_t *w = (const uint8_t *)a->w + LANES * super_bytes(t) * b;
-            for (uint32_t r = 0; r < a->n_rows; r += LANES, w += LANES * a->w_row_bytes)
-                multiply_group(t, w, n, x, n_t, b > 0, a->y + i * a->y_stride + r, a->y_stride);
+            struct tile tile = {.cell = (const uint8_t *)a->w + LANES * super_bytes(t) * b,
+                                .act = x,
+                                .y = a->y + i * a->y_stride,
+                                .y_stride = a->y_stride};
+            for (uint32_t r = 0; r < a->n_rows; r += LANES, tile.cell += LANES * a->w_row_bytes, tile.y += LANES) {
+                tile.ahead = r + LANES < a->n_rows ? tile.cell + LANES * a->w_row_bytes : NULL;
+                multiply_group(t, tile, n, n_t, panel, b > 0);
+            }
         }
     }
 }
