@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tables of docs/benchmarks.md that come from `weir replay`, as Markdown.
 
-    bench/replay_tables.py TRACES policies|ablation|traffic [--only TEXT]
+    bench/replay_tables.py TRACES policies|ablation|traffic|mixed [--only TEXT]
 
 TRACES: the folder with AzureLLMInferenceTrace_conv.csv and conversation_trace.jsonl. A minute or two for each table and
 trace on one core; --only does those whose name holds TEXT. The saturating rate is the one at which as many requests arrive as `vllm` completes under permanent
@@ -154,6 +154,47 @@ def ablation(traces, only):
             print(f"| {label.removesuffix('.json')} | " + " | ".join(cells) + " |")
 
 
+def padding_devices(folder):
+    """The H100's profile, as though mixed lengths lost some of the time of a padded batch: made up."""
+    with open(os.path.join(ROOT, "profiles", "devices", "h100-sxm.json"), encoding="utf-8") as f:
+        profile = json.load(f)
+    del profile["aliases"]
+    for waste in (0, 0.1, 0.25, 0.5, 1):
+        profile["attainable"]["mixed_length_waste"] = waste
+        path = os.path.join(folder, f"waste-{waste}.json")
+        with open(path, "w", encoding="utf-8") as f:
+            json.dump(profile, f)
+        yield waste, path
+
+
+def mixed(traces, only):
+    nodes = replay(["--synthetic", "--requests", "10"], ["weir"], [1])[0]["nodes"]
+    with tempfile.TemporaryDirectory() as folder:
+        without = os.path.join(folder, "without homogeneous.json")
+        with open(without, "w", encoding="utf-8") as f:
+            json.dump({"name": "no-homogeneous", "nodes": [n for n in nodes if n != "homogeneous"]}, f)
+        devices = list(padding_devices(folder))
+        for name, trace, options in SETUPS[:2]:
+            if only in name:
+                mixed_of(name, [os.path.join(traces, trace), *options], devices, without)
+
+
+def mixed_of(name, args, devices, without):
+    rate = saturating_rate(args)
+    print(f"### {name}\n\n| waste | load | `weir` | without `homogeneous` | `vllm:max-step-tokens=2048` | grouped steps |")
+    print("|---" * 6 + "|")
+    for waste, path in devices:
+        labels, rates, at = by_label(replay([*args, "--device", path], ["weir", without, VLLM[1]],
+                                            [x * rate for x in LOADS[:3]]))
+        for load, r in zip(LOADS, rates):
+            runs = [at[x, r] for x in labels]
+            best = max(x["goodput_per_s"] for x in runs)
+            grouped = 100 * runs[0]["grouped_steps"] / runs[0]["steps"]
+            print(f"| {waste:g} | {load:g}x | " + " | ".join(cell(x, best) for x in runs) + f" | {grouped:.0f} % |")
+    print()
+    sys.stdout.flush()
+
+
 def conversations():
     name, options, rates = CONVERSATIONS
     runs = []
@@ -188,10 +229,10 @@ def traffic(_, only):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("traces")
-    p.add_argument("table", choices=["policies", "ablation", "traffic"])
+    p.add_argument("table", choices=["policies", "ablation", "traffic", "mixed"])
     p.add_argument("--only", default="")
     a = p.parse_args()
-    {"policies": policies, "ablation": ablation, "traffic": traffic}[a.table](a.traces, a.only)
+    {"policies": policies, "ablation": ablation, "traffic": traffic, "mixed": mixed}[a.table](a.traces, a.only)
 
 
 if __name__ == "__main__":

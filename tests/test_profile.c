@@ -93,6 +93,7 @@ static void test_validation(void **state)
         {"{" GOOD ",\"attainable\":{\"bandwidth\":1.2}}", "bandwidth outside of 0.01 to 1"},
         {"{" GOOD ",\"links\":[{\"name\":\"l\",\"to\":\"moon\",\"bandwidth_bytes_per_s\":1e9}]}",
          "\"peer\" or \"host\""},
+        {"{" GOOD ",\"attainable\":{\"mixed_length_waste\":1.2}}", "mixed_length_waste outside of 0 to 1"},
         {"{" GOOD ",\"links\":3}", "list of at most 4"},
         {"{" GOOD ",\"products\":{\"q8_0\":[[4,1e9],[2,1e9]]}}", "rising rows"},
         {"{" GOOD ",\"products\":{\"q8_0\":[]}}", "1 to 16 points"},
@@ -125,6 +126,8 @@ static void test_written_and_read_back(void **state)
     p.n_products = 1;
     p.products[0] = (struct profile_product){"q8_0", 3, {{1, 4e10}, {4, 2e10}, {16, 1e10}}};
     p.kv_bytes_per_s = 3e10, p.attention_ops_per_s = 1e11;
+    assert_true(p.mixed_length_waste == 0);
+    p.mixed_length_waste = 0.25;
     char *text = profile_format(&p, "measured on 1 January");
     assert_non_null(text);
     if (profile_parse(&q, text, strlen(text), "epyc-9755", &e))
@@ -141,6 +144,7 @@ static void test_written_and_read_back(void **state)
     assert_true(profile_product_s(&q, "f16", 1) == 0);
     assert_memory_equal(&p.links, &q.links, sizeof p.links);
     assert_true(p.price_per_hour == q.price_per_hour && p.watts == q.watts && p.is_cpu == q.is_cpu);
+    assert_true(q.mixed_length_waste == 0.25);
     assert_true(p.attain_bandwidth == q.attain_bandwidth && p.numa_remote_fraction == q.numa_remote_fraction);
     for (int i = 0; i < PROFILE_COMPUTE_COUNT; i++)
         assert_true(fabs(p.ops_per_s[i] / q.ops_per_s[i] - 1) < 1e-5);

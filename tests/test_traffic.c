@@ -98,16 +98,8 @@ static void test_incremental(void **state)
     (void)state;
     struct traffic_model m = dense();
     m.n_layer_window = 2, m.window = 100;
-    struct traffic_load l = {0}, many = {0}, empty = {0};
-    struct rng r = {3};
-    uint32_t past[200], n[200];
-    for (int i = 0; i < 200; i++) {
-        past[i] = (uint32_t)rng_below(&r, 5000), n[i] = 1 + (uint32_t)rng_below(&r, 500);
-        traffic_add(&l, &m, past[i], n[i], 1);
-    }
-    for (int i = 199; i >= 0; i--)
-        traffic_remove(&l, &m, past[i], n[i], 1);
-    assert_memory_equal(&l, &empty, sizeof l);
+    m.mixed_length_waste = 0.5;
+    struct traffic_load l = {0}, many = {0};
     for (int i = 0; i < 9; i++)
         traffic_add(&l, &m, 777, 1, 1);
     traffic_add_many(&many, &m, 9, 777, 1, 1);
@@ -115,6 +107,41 @@ static void test_incremental(void **state)
     struct traffic_cost c;
     traffic_cost(&m, &l, &c);
     assert_true(9 * traffic_decode_kv_bytes(&m, 777) == c.kv_read_bytes + c.kv_write_bytes);
+    assert_true(c.kv_idle_bytes == 0); /* of equal length */
+}
+
+/* What mixed lengths lose, by the padded batch; nothing of it counts as moved. */
+static void test_mixed_lengths(void **state)
+{
+    (void)state;
+    static const uint32_t lengths[] = {8000, 90, 1000, 1, 350};
+    struct traffic_model m = dense();
+    m.n_layer_window = 2, m.window = 400;
+    struct traffic_load sum = {0};
+    struct traffic_cost even, mixed, prompt;
+    for (int i = 0; i < 5; i++)
+        traffic_add(&sum, &m, lengths[i] - 1, 1, 1);
+    traffic_cost(&m, &sum, &even);
+    assert_true(even.kv_idle_bytes == 0 && sum.n_decoding == 0);
+    m.mixed_length_waste = 0.25;
+    sum = (struct traffic_load){0};
+    for (int i = 0; i < 5; i++)
+        traffic_add(&sum, &m, lengths[i] - 1, 1, 1);
+    traffic_cost(&m, &sum, &mixed);
+    double padded = 5 * 8000.0 - (8000 + 90 + 1000 + 1 + 350), near = 5 * 400.0 - (400 + 90 + 400 + 1 + 350);
+    double lost = 0.25 * m.kv_token_bytes * ((m.n_layer - 2) * padded + 2 * near);
+    assert_true(fabs(mixed.kv_idle_bytes - lost) <= 1e-9 * lost);
+    assert_true(traffic_bytes(&mixed) == traffic_bytes(&even));
+    assert_true(traffic_kv_time_bytes(&mixed) == mixed.kv_read_bytes + mixed.kv_write_bytes + mixed.kv_idle_bytes);
+    traffic_add(&sum, &m, 20000, 64, 1); /* rows of a prompt */
+    traffic_cost(&m, &sum, &prompt);
+    assert_true(prompt.kv_idle_bytes == mixed.kv_idle_bytes);
+    struct calibration c;
+    calibrate_init(&c, &m, &(struct calibrate_prior){.bytes_per_s = 1e9, .matmul_flops_per_s = 1e12});
+    struct traffic_load no_waste = sum;
+    no_waste.n_decoding = 0;
+    double lost_s = calibrate_predict_s(&c, &sum) - calibrate_predict_s(&c, &no_waste);
+    assert_true(fabs(lost_s - lost / 1e9) < 1e-9 * lost_s);
 }
 
 static void test_experts(void **state)
@@ -486,6 +513,7 @@ int main(void)
         cmocka_unit_test(test_counts_by_definition),
         cmocka_unit_test(test_no_logits_no_output_matrix),
         cmocka_unit_test(test_incremental),
+        cmocka_unit_test(test_mixed_lengths),
         cmocka_unit_test(test_experts),
         cmocka_unit_test(test_calibration_is_quick),
         cmocka_unit_test(test_calibration_tracks_a_slower_device),

@@ -156,6 +156,8 @@ static int make_replica(const struct job *j, const char *device, struct replay_r
     if (fail)
         return fail;
     double devices = a->tensor_parallel;
+    struct traffic_model own_model = *m;
+    own_model.mixed_length_waste = p.mixed_length_waste;
     *out = (struct replay_replica){
         .name = device,
         .price_per_hour = devices * p.price_per_hour,
@@ -167,7 +169,7 @@ static int make_replica(const struct job *j, const char *device, struct replay_r
                   .max_context = a->max_context ? a->max_context : own_context,
                   .prefix_cache = !a->no_prefix_cache,
                   .has_model = true,
-                  .model = *m,
+                  .model = own_model,
                   .itl_target_s = j->report.slo.itl_s,
                   .ttft_limit_s = j->report.slo.ttft_s,
                   .bandwidth_limit = a->bandwidth_limit,

@@ -128,6 +128,8 @@ void replay_result_add_stats(struct replay_result *r, const struct sched_stats *
     sum->n_cancelled += x->n_cancelled;
     sum->n_failed += x->n_failed;
     sum->n_preemptions += x->n_preemptions;
+    sum->n_grouped_steps += x->n_grouped_steps;
+    sum->n_left_out += x->n_left_out;
     sum->prompt_tokens += x->prompt_tokens;
     sum->generated_tokens += x->generated_tokens;
     sum->recomputed_tokens += x->recomputed_tokens;

@@ -227,12 +227,13 @@ static void start_step(struct sim *s, struct replica *rep)
     read_gauges(s, rep);
     if (!planned)
         return;
+    const struct traffic_model *m = &rep->device.model;
     struct traffic_load load = rep->plan.padding;
     uint64_t held = 0, used = 0;
     for (uint32_t k = 0; k < rep->plan.n_seqs; k++) {
         const struct plan_seq *ps = &rep->plan.seqs[k];
         struct live *l = &s->live[ps->id - 1];
-        traffic_add(&load, &s->c->model, ps->n_past, ps->n_tokens, ps->samples ? 1 : 0);
+        traffic_add(&load, m, ps->n_past, ps->n_tokens, ps->samples ? 1 : 0);
         used += ps->n_past + ps->n_tokens;
         held += held_tokens(s, rep, ps);
         if (!l->started) {
@@ -240,7 +241,7 @@ static void start_step(struct sim *s, struct replica *rep)
             s->r->requests[ps->id - 1].queue_s = (float)(s->now_s - s->r->requests[ps->id - 1].arrival_s);
         }
     }
-    traffic_cost(&s->c->model, &load, &rep->cost);
+    traffic_cost(m, &load, &rep->cost);
     double t = calibrate_predict_s(&rep->device, &load);
     if (s->c->noise > 0)
         t *= exp(s->c->noise * gauss(&s->rng));
@@ -377,7 +378,7 @@ static int setup(struct sim *s)
         if (c->replicas[i].fitted)
             rep->device = *c->replicas[i].fitted;
         else
-            calibrate_init(&rep->device, &c->model, &c->replicas[i].device);
+            calibrate_init(&rep->device, &c->replicas[i].sched.model, &c->replicas[i].device);
         rep->has_regions = has_regions(c->replicas[i].sched.pipeline);
         rep->outcomes = mem_array(c->replicas[i].sched.max_running, sizeof *rep->outcomes);
         if (!rep->outcomes)

@@ -194,13 +194,14 @@ static void read_rest(struct reader *r, struct profile *p, const json_t *root)
     p->watts = number(r, root, "profile", "watts", 0, 0, 1e6);
     p->price_per_hour = number(r, root, "profile", "price_per_hour", 0, 0, 1e6);
     CHECK_KEYS(r, a, "attainable", "bandwidth", "compute", "bandwidth_8bit", "bandwidth_4bit", "layer_overhead_s",
-               "step_overhead_s");
+               "step_overhead_s", "mixed_length_waste");
     p->attain_bandwidth = number(r, a, "attainable", "bandwidth", p->measured ? 1 : 0.8, 0.01, 1);
     p->attain_compute = number(r, a, "attainable", "compute", p->measured ? 1 : 0.6, 0.001, 1);
     p->attain_8bit = number(r, a, "attainable", "bandwidth_8bit", p->attain_bandwidth, 0.01, 1);
     p->attain_4bit = number(r, a, "attainable", "bandwidth_4bit", p->attain_8bit, 0.01, 1);
     p->layer_overhead_s = number(r, a, "attainable", "layer_overhead_s", 0, 0, 1);
     p->step_overhead_s = number(r, a, "attainable", "step_overhead_s", 0, 0, 10);
+    p->mixed_length_waste = number(r, a, "attainable", "mixed_length_waste", 0, 0, 1);
     const json_t *sources = json_object_get(root, "sources");
     if (sources && !json_is_object(sources))
         fail(r, "\"sources\"", "must be an object of texts");
@@ -473,13 +474,14 @@ char *profile_format(const struct profile *p, const char *source)
     static const char *const groups[] = {"memory", "compute_ops_per_s", "attainable"};
     for (size_t i = 0; i < sizeof groups / sizeof *groups; i++)
         json_object_set_new(sources, groups[i], json_string(source));
-    json_t *root = json_pack("{s:s, s:s, s:b, s:o, s:o, s:o, s:{s:i, s:f}, s:f, s:{s:f, s:f, s:f, s:f, s:f, s:f}, s:o}",
-                             "name", p->name, "kind", p->is_cpu ? "cpu" : "gpu", "measured", p->measured, "memory",
-                             memory, "compute_ops_per_s", compute, "links", format_links(p), "numa", "nodes",
-                             (int)p->numa_nodes, "remote_bandwidth_fraction", p->numa_remote_fraction, "watts",
-                             p->watts, "attainable", "bandwidth", p->attain_bandwidth, "compute", p->attain_compute,
-                             "bandwidth_8bit", p->attain_8bit, "bandwidth_4bit", p->attain_4bit, "layer_overhead_s",
-                             p->layer_overhead_s, "step_overhead_s", p->step_overhead_s, "sources", sources);
+    json_t *root =
+        json_pack("{s:s, s:s, s:b, s:o, s:o, s:o, s:{s:i, s:f}, s:f, s:{s:f, s:f, s:f, s:f, s:f, s:f, s:f}, s:o}",
+                  "name", p->name, "kind", p->is_cpu ? "cpu" : "gpu", "measured", p->measured, "memory", memory,
+                  "compute_ops_per_s", compute, "links", format_links(p), "numa", "nodes", (int)p->numa_nodes,
+                  "remote_bandwidth_fraction", p->numa_remote_fraction, "watts", p->watts, "attainable", "bandwidth",
+                  p->attain_bandwidth, "compute", p->attain_compute, "bandwidth_8bit", p->attain_8bit, "bandwidth_4bit",
+                  p->attain_4bit, "layer_overhead_s", p->layer_overhead_s, "step_overhead_s", p->step_overhead_s,
+                  "mixed_length_waste", p->mixed_length_waste, "sources", sources);
     if (root && p->price_per_hour > 0)
         json_object_set_new(root, "price_per_hour", json_real(p->price_per_hour));
     if (root && p->n_products)

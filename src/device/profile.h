@@ -21,7 +21,10 @@
  *     "measured": true,                               optional: the figures were reached, not promised
  *     "attainable": {"bandwidth": 0.83, "compute": 0.7,          shares of the figures above that programs reach,
  *                    "bandwidth_8bit": 0.72, "bandwidth_4bit": 0.64,           optional: of weights to be unpacked,
- *                    "layer_overhead_s": 6e-5, "step_overhead_s": 0},          what a layer and a step cost besides
+ *                    "layer_overhead_s": 6e-5, "step_overhead_s": 0,           what a layer and a step cost besides
+ *                    "mixed_length_waste": 0},                 optional, 0 to 1: of what sequences of mixed lengths would
+ * take longer to decode if all were as long as the longest, the share that they do: 0 where attention is cut by bytes. From
+ * three steps of n sequences, measured: (t of mixed lengths - t of their mean) / (t of the longest - t of the mean)
  *     "sources": {"memory": "...", ...}               optional for own profiles; where each group of figures is from
  *   }
  *
@@ -84,6 +87,7 @@ struct profile {
     double kv_bytes_per_s, attention_ops_per_s; /* measured; 0: unknown */
     double watts, price_per_hour;               /* 0: unknown */
     double attain_bandwidth, attain_compute, attain_8bit, attain_4bit, layer_overhead_s, step_overhead_s;
+    double mixed_length_waste; /* 0: none, or not measured */
 };
 
 /* A path of a .json file, or the name (or an alias) of a built-in profile; either with factors. */

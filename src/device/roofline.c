@@ -15,6 +15,7 @@ int roofline_init(struct roofline *r, const struct shape *s, const char *weights
     int rc = shape_traffic(s, weights, kv, &r->model, e);
     if (rc)
         return rc;
+    r->model.mixed_length_waste = p->mixed_length_waste;
     uint32_t kv_heads = s->kv_lora ? 1 : s->n_head_kv; /* all heads share one latent */
     r->kv_shards = n_devices < kv_heads ? n_devices : kv_heads;
     const char *format = weights ? weights : s->exact ? s->file_format : "bf16";
@@ -92,11 +93,12 @@ void roofline_step(const struct roofline *r, const struct traffic_load *l, struc
     double bandwidth = r->bytes_per_s * p->attain_bandwidth;
     out->weights_s = fmax(out->weight_bytes / (r->bytes_per_s * r->attain_weights),
                           matmul / (r->matmul_ops_per_s * p->attain_compute));
-    out->attention_s = fmax(out->kv_bytes / bandwidth, attention / (r->attention_ops_per_s * p->attain_compute));
+    double kv_time_bytes = traffic_kv_time_bytes(&c) * kv_share(r);
+    out->attention_s = fmax(kv_time_bytes / bandwidth, attention / (r->attention_ops_per_s * p->attain_compute));
     if (r->product_type[0])
         out->weights_s = measured_weights_s(r, l);
     if (p->kv_bytes_per_s > 0)
-        out->attention_s = out->kv_bytes / p->kv_bytes_per_s + attention / p->attention_ops_per_s;
+        out->attention_s = kv_time_bytes / p->kv_bytes_per_s + attention / p->attention_ops_per_s;
     out->overhead_s = p->step_overhead_s + r->model.n_layer * p->layer_overhead_s;
     const struct profile_link *link = profile_peer_link(p);
     if (r->n_devices > 1 && link) {

@@ -6,6 +6,7 @@
  *                    where weights that a GPU must unpack reach less of the bandwidth
  *                A = max(KV bytes / bandwidth, attention operations / peak)
  *                link = two all-reduces of the step's rows a layer; overhead by layer and step
+ *                KV bytes: also those that the waste of mixed lengths stands for (policy/traffic.h)
  *
  * Where the profile holds measured products and attention, these take the place of W and A: W from the rate at the rows
  * that each matrix meets (an expert: its share of them), A = KV bytes / rate + operations / rate.

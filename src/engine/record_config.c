@@ -78,6 +78,7 @@ static const struct field traffic_fields[] = {
     F64(traffic_model, pair_flops),
     F64(traffic_model, row_act_bytes),
     F64(traffic_model, output_act_bytes),
+    F64(traffic_model, mixed_length_waste),
     FIELDS_END,
 };
 static const struct field device_fields[] = {
@@ -92,7 +93,7 @@ static const struct field device_fields[] = {
 
 /* A new member belongs into a table above: without it a recording does not say what the scheduler was told. */
 #if UINTPTR_MAX == UINT64_MAX
-_Static_assert(sizeof(struct sched_config) == 360, "struct sched_config has changed: see the tables above");
+_Static_assert(sizeof(struct sched_config) == 368, "struct sched_config has changed: see the tables above");
 _Static_assert(sizeof(struct sched_request) == 64, "struct sched_request has changed: see put_request and get_request");
 #endif
 

@@ -108,9 +108,9 @@ static void add_to_peak(struct sched *s, struct seq *q)
     uint32_t n_shared = 0;
     for (uint32_t i = 0; i < q->n_table; i++)
         n_shared += s->pool.refs[q->table[i]] > 1;
-    q->end_step = s->forecast.n_plans + expected_remaining(s, q);
+    q->end_step = s->forecast.n_rounds + expected_remaining(s, q);
     struct peak_seq p = {.id = q->id,
-                         .base_step = s->forecast.n_plans,
+                         .base_step = s->forecast.n_rounds,
                          .base_tokens = q->n_tokens - n_shared * s->config.chunk_tokens,
                          .end_step = q->end_step};
     peak_add(&s->forecast.peak, &p);
@@ -166,8 +166,11 @@ void forecast_started(struct sched *s, struct seq *q)
     struct forecast *f = &s->forecast;
     if (!s->config.has_model)
         return;
+    lengths_started(s, q);
+    q->turn = f->n_plans;
+    q->turn_s = s->now_s;
     add_to_peak(s, q);
-    q->predicted_tokens = q->n_tokens + (uint32_t)(q->end_step - f->n_plans);
+    q->predicted_tokens = q->n_tokens + (uint32_t)(q->end_step - f->n_rounds);
     count_prefill(s, q, rows_left(q));
     if (s->running.n == 1 || q->itl_target_s < f->tightest_s) {
         f->tightest_s = q->itl_target_s;
@@ -189,9 +192,15 @@ void forecast_stopped(struct sched *s, struct seq *q)
 }
 
 /* The plan's load as it is, not as it was drafted. */
-void forecast_planned(struct sched *s)
+void forecast_planned(struct sched *s, const struct draft *d)
 {
-    s->forecast.n_plans++;
+    struct forecast *f = &s->forecast;
+    f->n_plans++;
+    f->part = d->n_ranges > 0 ? f->part + 1.0 / d->n_ranges : 1;
+    if (f->part >= 1) {
+        f->n_rounds++;
+        f->part -= 1;
+    }
     s->predicted_s = 0;
     if (!s->config.has_model)
         return;
@@ -225,7 +234,7 @@ void forecast_committed(struct sched *s, double seconds)
 /* A sequence that outlives its prediction gets a new one, given how far it came. */
 void forecast_produced(struct sched *s, struct seq *q)
 {
-    if (!s->config.has_model || q->end_step > s->forecast.n_plans)
+    if (!s->config.has_model || q->end_step > s->forecast.n_rounds)
         return;
     peak_remove(&s->forecast.peak, q->id, q->end_step);
     add_to_peak(s, q);
@@ -267,6 +276,11 @@ static double target_s(const struct sched *s, const struct seq *q)
     return fmax(t, 2 * decode_step_s(s, 1, s->config.chunk_tokens));
 }
 
+double forecast_target_s(const struct sched *s)
+{
+    return target_s(s, NULL);
+}
+
 /* What prefill gets of the time while the present sequences decode at their target; once a step is often enough. */
 static double prefill_share(struct sched *s)
 {
@@ -274,8 +288,8 @@ static double prefill_share(struct sched *s)
     if (s->running.n == 0)
         return 1;
     if (f->share_as_of != f->n_plans + 1) {
-        uint64_t tokens = peak_chunks(&f->peak, f->n_plans, NULL) * s->config.chunk_tokens;
-        double busy = decode_step_s(s, s->running.n, (double)tokens) / target_s(s, NULL);
+        uint64_t tokens = peak_chunks(&f->peak, f->n_rounds, NULL) * s->config.chunk_tokens;
+        double busy = (decode_step_s(s, s->running.n, (double)tokens) + lengths_extra_s(s, NULL)) / target_s(s, NULL);
         f->share = fmax(MIN_PREFILL_SHARE, 1 - busy);
         f->share_as_of = f->n_plans + 1;
     }
@@ -358,9 +372,9 @@ void stage_share_prefill(struct sched *s, struct draft *d)
 static struct peak_seq newcomer(const struct sched *s, const struct seq *q, uint32_t n_shared)
 {
     return (struct peak_seq){.id = q->id,
-                             .base_step = s->forecast.n_plans,
+                             .base_step = s->forecast.n_rounds,
                              .base_tokens = q->n_tokens - n_shared * s->config.chunk_tokens,
-                             .end_step = s->forecast.n_plans + expected_remaining(s, q)};
+                             .end_step = s->forecast.n_rounds + expected_remaining(s, q)};
 }
 
 /* What predicted lengths may be off by, all together: errors of one sequence are independent of the others'. */
@@ -373,12 +387,13 @@ void forecast_headroom(struct sched *s, struct seq *q, struct sched_headroom *ou
 {
     uint32_t n_idle, n_ready = kv_count_ready(s, q, &n_idle);
     struct peak_seq p = newcomer(s, q, n_ready - n_idle);
-    uint64_t peak = peak_chunks(&s->forecast.peak, s->forecast.n_plans, &p);
+    uint64_t peak = peak_chunks(&s->forecast.peak, s->forecast.n_rounds, &p);
     double positions = (double)(peak + n_ready - n_idle) * s->config.chunk_tokens;
     q->prefill_s = predict_prefill_s(s, q);
     out->kv_share =
         ((double)peak + error_margin_tokens(s) / s->config.chunk_tokens) / (s->pool.n_chunks - s->retention.pinned.n);
-    out->bandwidth_share = decode_step_s(s, s->running.n + 1, positions) / (s->config.bandwidth_limit * target_s(s, q));
+    out->bandwidth_share = (decode_step_s(s, s->running.n + 1, positions) + lengths_extra_s(s, q)) /
+                           (s->config.bandwidth_limit * target_s(s, q));
     out->wait_s = (running_ahead_s(s, q) + queue_all_s(s) + q->prefill_s) / prefill_share(s);
 }
 
@@ -396,7 +411,8 @@ static bool fits(struct sched *s, const struct seq *q, uint64_t peak, uint32_t n
         return false;
     s->stats.waiting_for = SCHED_WAIT_BANDWIDTH;
     double positions = (double)(peak + n_cached) * chunk_tokens;
-    double limit_s = s->config.bandwidth_limit * target_s(s, q), step_s = decode_step_s(s, s->running.n + 1, positions);
+    double limit_s = s->config.bandwidth_limit * target_s(s, q);
+    double even_s = decode_step_s(s, s->running.n + 1, positions), step_s = even_s + lengths_extra_s(s, q);
     if (step_s > limit_s)
         return false;
     /* Room for those that are likely to come back: of memory, and of bandwidth, of each a share of what is there. */
@@ -405,7 +421,7 @@ static bool fits(struct sched *s, const struct seq *q, uint64_t peak, uint32_t n
     if (tokens == 0)
         return true;
     double now_s = decode_step_s(s, s->running.n, (double)s->pool.n_active * chunk_tokens);
-    double more_s = decode_step_s(s, s->running.n + 1, positions + tokens) - step_s;
+    double more_s = decode_step_s(s, s->running.n + 1, positions + tokens) - even_s;
     more_s = fmin(more_s, s->reserve.limit * fmax(0, limit_s - now_s));
     s->pressure.blocked_by_speculation =
         (double)peak + margin + tokens / chunk_tokens > capacity || step_s + more_s > limit_s;
@@ -421,9 +437,9 @@ static bool admits(struct sched *s, const struct seq *q)
     if (needed + s->running.n / 4 > kv_available(s))
         return false;
     struct peak_seq p = newcomer(s, q, n_ready - n_idle);
-    if (peak_upper(&s->forecast.peak, s->forecast.n_plans, &p, &peak) && fits(s, q, peak, n_ready - n_idle))
+    if (peak_upper(&s->forecast.peak, s->forecast.n_rounds, &p, &peak) && fits(s, q, peak, n_ready - n_idle))
         return true; /* all ends at once would fit */
-    peak = peak_chunks(&s->forecast.peak, s->forecast.n_plans, &p);
+    peak = peak_chunks(&s->forecast.peak, s->forecast.n_rounds, &p);
     return fits(s, q, peak, n_ready - n_idle);
 }
 

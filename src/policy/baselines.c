@@ -89,6 +89,8 @@ void stage_pad(struct sched *s, struct draft *d)
         double masked = longest - s->plan_seqs[i].n_past;
         s->padding.full_positions += masked;
         s->padding.window_positions += masked;
+        s->padding.decode_positions += masked; /* nobody waits for them besides */
+        s->padding.near_positions += masked;
     }
     if (s->n_batch > s->running.n)
         traffic_add_many(&s->padding, &s->config.model, s->n_batch - s->running.n, longest, 1, 0);

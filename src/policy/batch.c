@@ -20,12 +20,21 @@ static uint32_t fewer_rows(uint32_t n_rows, unsigned shift, uint32_t chunk_token
     return few < n_rows ? few : n_rows;
 }
 
+/* What a step that decodes in step_s has for prefill besides. Where ranges of lengths take turns, an equal part of what the
+ * round leaves of the limit, but nobody's target. */
+static double limit_for_turn(const struct draft *d, double step_s, double limit_s)
+{
+    if (d->n_ranges == 0)
+        return limit_s;
+    return step_s + fmax(0, fmin((limit_s - d->round_s) / d->n_ranges, d->slack_s + limit_s - d->budget_s));
+}
+
 /* What decoding sequences take is put aside before any prefill gets its share. */
 void batch_begin(struct sched *s, struct draft *d)
 {
     uint32_t n_decoding = 0;
     for (uint32_t slot = s->running.first; slot != INDEX_NONE; slot = s->seqs[slot].next) {
-        if (!is_decoding(&s->seqs[slot]))
+        if (!is_decoding(&s->seqs[slot]) || !takes_part(d, &s->seqs[slot]))
             continue;
         n_decoding++;
         if (s->config.has_model)
@@ -38,8 +47,9 @@ void batch_begin(struct sched *s, struct draft *d)
     d->short_s = fmax(0, s->forecast.prefill_s - s->forecast.long_s);
     if (d->timed) { /* however long decoding takes, prefill goes on */
         const struct calibration *c = &s->forecast.steps;
-        d->budget_s = fmax(d->budget_s, calibrate_predict_s(c, &d->load) / (1 - MIN_PREFILL_SHARE));
-        d->bound_s = fmax(d->bound_s, calibrate_bound_s(c, &d->load) / (1 - MIN_PREFILL_SHARE));
+        double step_s = calibrate_predict_s(c, &d->load), bound_s = calibrate_bound_s(c, &d->load);
+        d->bound_s = fmax(limit_for_turn(d, bound_s, d->bound_s), bound_s / (1 - MIN_PREFILL_SHARE));
+        d->budget_s = fmax(limit_for_turn(d, step_s, d->budget_s), step_s / (1 - MIN_PREFILL_SHARE));
     }
 }
 
@@ -93,11 +103,15 @@ static uint32_t rows_with_chunks(struct sched *s, struct seq *q, uint32_t slot, 
     return n_rows;
 }
 
-/* Of n_rows as many as the step's time allows. The first prefill of a step gets a row at least: nobody starves. */
+/* Of n_rows as many as the step's time allows. The first prefill of a step, or of a round of steps, gets a row at least:
+ * nobody starves. */
 static uint32_t rows_within_time(const struct sched *s, const struct draft *d, const struct seq *q, uint32_t n_rows)
 {
     uint32_t fit = calibrate_fit_tokens(&s->forecast.steps, &d->load, q->n_past, n_rows, d->budget_s, d->bound_s);
-    return fit == 0 && !d->has_prefill && !d->yields ? 1 : fit;
+    if (fit > 0 || d->has_prefill || d->yields || d->from_bucket > 0)
+        return fit;
+    /* One alone would pass for a sequence that decodes, and everybody would wait for its whole context. */
+    return s->config.model.mixed_length_waste > 0 && n_rows > 1 ? 2 : 1;
 }
 
 static uint32_t plan_rows(struct sched *s, struct draft *d, struct seq *q, uint32_t slot)
@@ -182,11 +196,13 @@ static void batch_long(struct sched *s, struct draft *d, uint32_t slot)
     d->load = own.load;
 }
 
-void stage_batch(struct sched *s, struct draft *d)
+static void batch_all(struct sched *s, struct draft *d)
 {
     batch_begin(s, d);
     for (uint32_t slot = s->running.first; slot != INDEX_NONE; slot = s->seqs[slot].next) {
         const struct seq *q = &s->seqs[slot];
+        if (!takes_part(d, q))
+            continue;
         if (d->share > 0 && q->is_long) {
             batch_long(s, d, slot);
             continue;
@@ -195,4 +211,16 @@ void stage_batch(struct sched *s, struct draft *d)
         d->short_s = d->short_rows ? d->short_s - q->left_s : 0;
         batch_one(s, d, slot);
     }
+}
+
+void stage_batch(struct sched *s, struct draft *d)
+{
+    struct draft together = *d;
+    batch_all(s, d);
+    if (s->n_plan == 0 && d->n_ranges > 1) { /* they wait for chunks that others compute or hold */
+        *d = together;
+        d->n_ranges = d->from_bucket = 0;
+        batch_all(s, d);
+    }
+    lengths_planned(s, d);
 }

@@ -105,7 +105,7 @@ static double predict(const struct calibration *c, const struct traffic_load *l,
     struct traffic_cost cost;
     traffic_cost(m, l, &cost);
     double out_bytes = l->n_outputs ? m->output_bytes : 0, out_flops = 2 * m->output_params * l->n_outputs;
-    double kv_bytes = cost.kv_read_bytes + cost.kv_write_bytes;
+    double kv_bytes = traffic_kv_time_bytes(&cost);
 
     double fixed = c->param[CALIBRATE_FIXED], seq = c->param[CALIBRATE_SEQ] * l->n_seqs;
     double kv = c->param[CALIBRATE_KV] * kv_bytes, att = c->param[CALIBRATE_ATTENTION] * cost.attention_flops;

@@ -2,7 +2,7 @@
  *
  *   t = fixed + seq * n_seqs
  *     + M(rows, bytes and flops of the layers' weights) + M(outputs, those of the output matrix)
- *     + kv * (KV bytes read and written) + attention * attention flops
+ *     + kv * (KV bytes read, written and waited for) + attention * attention flops
  *   M(n, b, f) = curve(n) * sqrt((byte * b)^2 + (flop * f)^2)
  *
  * The two sides of the roofline (Williams, Waterman, Patterson 2009) are joined smoothly, and curve() is the device's

@@ -82,6 +82,8 @@ static void check_sums(const struct sched *s)
         n_long_rows += q->is_long ? q->rows_left : 0;
         long_s += q->is_long ? q->left_s : 0;
         tightest_s = fmin(tightest_s, q->itl_target_s);
+        uint64_t turn = q->turn > s->lengths.whole_turn ? q->turn : s->lengths.whole_turn;
+        MUST(!(s->pipeline.traits & NODE_HOMOGENEOUS) || s->forecast.n_plans - turn <= SCHED_MAX_LEFT_OUT);
     }
     for (uint32_t slot = s->running.first; slot != INDEX_NONE; slot = s->seqs[slot].next)
         n_tightest += s->seqs[slot].itl_target_s == tightest_s;

@@ -6,7 +6,7 @@
 #include <string.h>
 
 /* What nodes hand on, by name and type. Two are there before the first node. */
-enum value { QUEUE, RUNNING, LEVEL, RESERVED, ADMITTED, BUDGET, SHARE, ROWS, BATCH, PADDING, N_VALUES };
+enum value { QUEUE, RUNNING, LEVEL, RESERVED, ADMITTED, BUDGET, SHARE, RANGE, ROWS, BATCH, PADDING, N_VALUES };
 
 static const struct {
     const char *name, *type;
@@ -21,6 +21,7 @@ static const struct {
     [ADMITTED] = {"admitted", "sequences", .wanted = true},
     [BUDGET] = {"budget", "seconds", .must_pass = true},
     [SHARE] = {"share", "fraction", .must_pass = true},
+    [RANGE] = {"range", "lengths", .must_pass = true},
     [ROWS] = {"rows", "rows", .wanted = true},
     [BATCH] = {"batch", "sequences", .must_pass = true},
     [PADDING] = {"padding", "load"},
@@ -45,7 +46,8 @@ static const struct node nodes[] = {
     {"admit-slots", stage_admit_slots, V(QUEUE), 0, V(ADMITTED), NODE_LRU, NULL},
     {"time-budget", stage_time_budget, V(RUNNING), 0, V(BUDGET), NODE_NEEDS_MODEL, NULL},
     {"share-prefill", stage_share_prefill, V(RUNNING), 0, V(SHARE), NODE_NEEDS_MODEL | NODE_SHARES_PREFILL, NULL},
-    {"batch", stage_batch, V(RUNNING), V(BUDGET) | V(SHARE) | V(LEVEL), V(ROWS), 0, NULL},
+    {"homogeneous", stage_homogeneous, V(RUNNING), 0, V(RANGE), NODE_NEEDS_MODEL | NODE_HOMOGENEOUS, NULL},
+    {"batch", stage_batch, V(RUNNING), V(BUDGET) | V(SHARE) | V(LEVEL) | V(RANGE), V(ROWS), 0, NULL},
     {"batch-prefill-first", stage_batch_prefill_first, V(RUNNING), V(BUDGET), V(ROWS), 0, NULL},
     {"pad", stage_pad, V(ROWS) | V(BATCH), 0, V(PADDING), 0, NULL},
 };
@@ -55,7 +57,7 @@ enum { N_NODES = sizeof nodes / sizeof *nodes };
 static const struct sched_policy policies[] = {
     {"weir",
      {"fair", "age-bound", "pressure", "expire", "reserve", "admit-bandwidth", "share-prefill", "time-budget",
-      "batch"}},
+      "homogeneous", "batch"}},
     {"fcfs", {"age-bound", "admit", "batch"}},
     {"vllm", {"batch", "admit-waiting"}},
     {"contiguous", {"admit-regions", "batch"}},

@@ -47,8 +47,8 @@ static uint32_t predicted_peak(const struct sched *s)
 {
     const struct forecast *f = &s->forecast;
     uint64_t peak;
-    if (!peak_upper(&f->peak, f->n_plans, NULL, &peak) || peak > s->pool.n_chunks - s->retention.pinned.n)
-        peak = peak_chunks(&f->peak, f->n_plans, NULL);
+    if (!peak_upper(&f->peak, f->n_rounds, NULL, &peak) || peak > s->pool.n_chunks - s->retention.pinned.n)
+        peak = peak_chunks(&f->peak, f->n_rounds, NULL);
     return (uint32_t)peak;
 }
 

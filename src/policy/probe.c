@@ -20,7 +20,7 @@ static void begin(struct sched *s)
 {
     struct peak_probe *p = &s->probe;
     *p = (struct peak_probe){.n_members = s->running.n,
-                             .predicted = peak_chunks(&s->forecast.peak, s->forecast.n_plans, NULL)};
+                             .predicted = peak_chunks(&s->forecast.peak, s->forecast.n_rounds, NULL)};
     for (uint32_t slot = s->running.first; slot != INDEX_NONE; slot = s->seqs[slot].next) {
         struct seq *q = &s->seqs[slot];
         q->probed = true;

@@ -40,6 +40,9 @@ static int check_config(const struct sched_config *c, struct err *e)
         rc = check_range("max_queued", c->max_queued, 1, 1u << 24, e);
     if (!rc)
         rc = check_range("max_context", c->max_context, 2, 1u << 30, e);
+    if (!rc && c->has_model && !(c->model.mixed_length_waste >= 0 && c->model.mixed_length_waste <= 1))
+        rc = err_set(e, WEIR_EINVAL, "scheduler: the model's mixed_length_waste is %g, it must be 0 to 1",
+                     c->model.mixed_length_waste);
     return rc;
 }
 
@@ -332,6 +335,7 @@ bool sched_plan(struct sched *s, double now_s, struct plan *out)
     s->plan_preempted = false;
     s->stats.waiting_for = SCHED_WAIT_KV; /* unless a node knows better */
     struct draft d = {0};
+    lengths_look(s);
     for (uint32_t i = 0; i < s->pipeline.n_nodes; i++) {
         if (s->pipeline.nodes[i]->run)
             s->pipeline.nodes[i]->run(s, &d);
@@ -344,7 +348,7 @@ bool sched_plan(struct sched *s, double now_s, struct plan *out)
         return false;      /* all that waited were refused */
     assert(s->n_plan > 0); /* the oldest can always go on, or waits for one that goes on */
     s->plan_is_out = true;
-    forecast_planned(s);
+    forecast_planned(s, &d);
     *out = (struct plan){
         .seqs = s->plan_seqs,
         .n_seqs = s->n_plan,
@@ -392,6 +396,7 @@ static void commit_seq(struct sched *s, uint32_t slot, const struct plan_seq *p,
     assert(o->sampled == p->samples || (!o->sampled && o->finished));
     if (o->sampled) {
         q->n_tokens++;
+        q->turn_s = s->now_s;
         s->stats.generated_tokens++;
         forecast_produced(s, q);
     }

@@ -23,7 +23,8 @@
  *                  API keys move, weighted by priority; requests that cannot meet their TTFT limit any more are refused;
  *                  a request is admitted if, at the future peak of the predicted lengths of all that run
  *                  (policy/peak.h), the KV fits the pool and a step stays under bandwidth_limit of the tightest
- *                  inter-token target; prefill fills what a step has left of that target, in predicted seconds.
+ *                  inter-token target; prefill fills what a step has left of that target, in predicted seconds;
+ *                  where a device loses time on mixed lengths, sequences of similar length make a step of their own.
  *   fcfs           first come first served within a priority: every decoding sequence gets its row, what remains of
  *                  max_step_tokens goes to prefills from the oldest on. Admits when the known tokens and a margin for
  *                  those who decode fit the pool. The default without a traffic model.
@@ -195,6 +196,10 @@ struct sched_stats {
     uint64_t n_evicted_chunks, n_steps;
     double step_s;       /* sum of the steps' seconds */
     uint64_t n_admitted; /* started for the first time */
+    uint64_t n_grouped_steps,
+        n_left_out;           /* steps of sequences of similar length; others that decode and sat them out */
+    uint64_t n_overdue_steps; /* in which all ran because somebody had sat out too many in a row */
+    uint32_t left_out_most;   /* that anybody sat out in a row */
     uint64_t n_refused_by[SCHED_N_REASONS];
     uint64_t tail_tokens;               /* room in active chunks that holds no token */
     enum sched_wait waiting_for;        /* as of the last plan */

@@ -23,6 +23,10 @@
 /* How many plans a sequence may sit out while another computes the chunk that it needs next. */
 #define SCHED_MAX_PREFIX_WAITS 16
 
+/* And how many in a row while those of other lengths run. */
+#define SCHED_MAX_LEFT_OUT 8
+#define SCHED_LENGTH_BUCKETS 128
+
 enum seq_state { SEQ_FREE, SEQ_QUEUED, SEQ_RUNNING, SEQ_ENDED };
 
 /* A request from its arrival until its terminal event is taken. Lives in a slot of sched.seqs; slots are what the
@@ -42,6 +46,8 @@ struct seq {
     uint32_t n_computed; /* the most that n_past ever was, hits aside: rows below it are recomputed ones */
     uint32_t n_cached;
     uint32_t n_preemptions, n_waits;
+    uint64_t turn; /* plan in which it was in the range of lengths that ran, or before which it started, */
+    double turn_s; /* and when that was, or when it had its last token */
     bool in_plan, cancelled;
 
     double submitted_s;
@@ -93,6 +99,11 @@ struct draft {
     double share;             /* that one; 0: all take what there is */
     uint64_t short_rows;      /* of prompts behind the present sequence that are not long, */
     double short_s;           /* and their predicted seconds */
+    uint32_t n_ranges;        /* of lengths, one of which runs; 0: nothing is known of lengths */
+    uint32_t from_bucket, to_bucket;
+    double round_s; /* of one step of each range, predicted, */
+    double slack_s; /* and what it may take longer before somebody misses its target */
+    uint32_t n_left_out, left_out_most;
     struct traffic_load load; /* decided so far, all decoding sequences included; with a traffic model */
 };
 
@@ -106,6 +117,7 @@ enum node_trait {
     NODE_RESERVE = 64,         /* room is kept for conversations that go on */
     NODE_LRU = 16,             /* as the field has it: the least recently used cached chunk goes first */
     NODE_SHARES_PREFILL = 128, /* long prompts leave time to others */
+    NODE_HOMOGENEOUS = 256,    /* steps are made of similar lengths where that pays */
 };
 
 /* One stage: a function of the scheduler's state and the draft, registered in pipeline.c. */
@@ -159,8 +171,10 @@ struct fair {
 struct forecast {
     struct calibration steps;
     struct length_predictor *lengths;
-    struct peak_set peak; /* of the running sequences, in plans as steps */
+    struct peak_set peak; /* of the running sequences, in rounds as steps */
     uint64_t n_plans;
+    uint64_t n_rounds;         /* in which everybody who decodes has a token: plans, or several for one, */
+    double part;               /* and so much of the next */
     uint32_t n_prefilling;     /* running sequences with more than one row to compute, */
     uint64_t prefill_rows;     /* their rows, */
     double prefill_s;          /* and predicted seconds */
@@ -181,6 +195,14 @@ struct peak_probe {
     uint32_t n_members; /* of the sequences that ran when it was made, those that still do; 0: none is out */
     uint64_t next_plan; /* when the next one is made */
     uint64_t predicted, actual;
+};
+
+/* Lengths of the running sequences (homogeneous.c), where mixed ones cost anything. */
+struct lengths {
+    struct traffic_load running[SCHED_LENGTH_BUCKETS]; /* as though all decoded, as of the plan's beginning */
+    uint64_t whole_turn;                               /* the last plan in which nobody was left out, */
+    double whole_s;                                    /* and when that was */
+    uint32_t cuts[3], n_cuts;                          /* between ranges, in the last round that had some */
 };
 
 /* The ladder (pressure.c). */
@@ -217,6 +239,7 @@ struct sched {
     struct reserve reserve;
     struct pressure pressure;
     struct peak_probe probe;
+    struct lengths lengths;
     uint32_t *tables; /* [max_running][max_table] */
     uint32_t max_table;
     uint32_t *table_rows; /* [n_table_rows]: unused rows of tables */
@@ -300,6 +323,7 @@ void stage_reserve(struct sched *s, struct draft *d);
 void stage_admit_bandwidth(struct sched *s, struct draft *d);
 void stage_share_prefill(struct sched *s, struct draft *d);
 void stage_time_budget(struct sched *s, struct draft *d);
+void stage_homogeneous(struct sched *s, struct draft *d);
 void stage_batch(struct sched *s, struct draft *d);
 void stage_admit_waiting(struct sched *s, struct draft *d);
 void stage_admit_regions(struct sched *s, struct draft *d);
@@ -320,13 +344,26 @@ void forecast_queued(struct sched *s, struct seq *q); /* about to be */
 void forecast_started(struct sched *s, struct seq *q);
 void forecast_stopped(struct sched *s, struct seq *q);
 void forecast_moved(struct sched *s, struct seq *q); /* n_past or n_tokens changed */
-void forecast_planned(struct sched *s);
+void forecast_planned(struct sched *s, const struct draft *d);
 void forecast_committed(struct sched *s, double seconds);
 void forecast_produced(struct sched *s, struct seq *q);
 void forecast_ended(struct sched *s, const struct seq *q, bool by_itself);
+double forecast_target_s(const struct sched *s); /* the inter-token time that all are promised at least */
 double forecast_output_tokens(const struct sched *s, const struct seq *q); /* in all, as expected at its start */
 void forecast_headroom(struct sched *s, struct seq *q, struct sched_headroom *out);
 double forecast_wait_s(struct sched *s, const struct seq *q); /* until the first token of one that arrives now */
+
+/* homogeneous.c: lengths. Nothing happens in them where mixed ones cost nothing. */
+void lengths_look(struct sched *s);
+void lengths_started(struct sched *s, const struct seq *q);
+double lengths_extra_s(const struct sched *s, const struct seq *q); /* that they cost a round, with q if not NULL */
+bool lengths_in_range(const struct draft *d, const struct seq *q);  /* or not decoding */
+void lengths_planned(struct sched *s, const struct draft *d);
+
+static inline bool takes_part(const struct draft *d, const struct seq *q)
+{
+    return d->n_ranges == 0 || lengths_in_range(d, q);
+}
 
 /* memory_stats.c: gauges; the counters are kept where things happen. */
 void memory_stats_fill(const struct sched *s, struct memory_stats *out);

@@ -25,29 +25,36 @@ static struct span span_of(double p, double n, double w, double block)
     };
 }
 
-static void accumulate(struct traffic_load *l, const struct traffic_model *m, double sign, uint32_t n_past,
+/* n sequences of n_tokens rows each. */
+static void accumulate(struct traffic_load *l, const struct traffic_model *m, uint32_t n, uint32_t n_past,
                        uint32_t n_tokens)
 {
     assert(n_tokens > 0);
     if (n_tokens == 1) { /* by far the most frequent */
-        double seen = sign * ((double)n_past + 1);
+        double seen = n * ((double)n_past + 1), near = 0;
         l->full_positions += seen;
         l->full_pairs += seen;
         if (m->n_layer_window) {
-            seen = sign * fmin((double)n_past + 1, m->window);
-            l->window_positions += seen;
-            l->window_pairs += seen;
+            near = n * fmin((double)n_past + 1, m->window);
+            l->window_positions += near;
+            l->window_pairs += near;
+        }
+        if (m->mixed_length_waste > 0) {
+            l->n_decoding += n;
+            l->longest = n_past + 1 > l->longest ? n_past + 1 : l->longest;
+            l->decode_positions += seen;
+            l->near_positions += near;
         }
         return;
     }
     struct span full = span_of(n_past, n_tokens, UINT32_MAX, m->kv_block_rows);
-    l->full_positions += sign * full.positions;
-    l->full_pairs += sign * full.pairs;
+    l->full_positions += n * full.positions;
+    l->full_pairs += n * full.pairs;
     if (!m->n_layer_window)
         return;
     struct span near = span_of(n_past, n_tokens, m->window, m->kv_block_rows);
-    l->window_positions += sign * near.positions;
-    l->window_pairs += sign * near.pairs;
+    l->window_positions += n * near.positions;
+    l->window_pairs += n * near.pairs;
 }
 
 void traffic_add_many(struct traffic_load *l, const struct traffic_model *m, uint32_t n, uint32_t n_past,
@@ -63,16 +70,6 @@ void traffic_add(struct traffic_load *l, const struct traffic_model *m, uint32_t
                  uint32_t n_outputs)
 {
     traffic_add_many(l, m, 1, n_past, n_tokens, n_outputs);
-}
-
-void traffic_remove(struct traffic_load *l, const struct traffic_model *m, uint32_t n_past, uint32_t n_tokens,
-                    uint32_t n_outputs)
-{
-    assert(l->n_seqs >= 1 && l->n_rows >= n_tokens && l->n_outputs >= n_outputs);
-    accumulate(l, m, -1, n_past, n_tokens);
-    l->n_seqs--;
-    l->n_rows -= n_tokens;
-    l->n_outputs -= n_outputs;
 }
 
 double traffic_distinct_experts(const struct traffic_model *m, double n_rows)
@@ -106,6 +103,12 @@ void traffic_cost(const struct traffic_model *m, const struct traffic_load *l, s
         out->weight_bytes += m->output_bytes;
     out->kv_read_bytes = m->kv_token_bytes * (n_full * l->full_positions + n_window * l->window_positions);
     out->kv_write_bytes = m->kv_token_bytes * m->n_layer * rows;
+    if (l->n_decoding > 1) {
+        double padded = (double)l->n_decoding * l->longest, near_padded = l->n_decoding * fmin(l->longest, m->window);
+        out->kv_idle_bytes =
+            m->mixed_length_waste * m->kv_token_bytes *
+            (n_full * fmax(0, padded - l->decode_positions) + n_window * fmax(0, near_padded - l->near_positions));
+    }
     out->activation_bytes = rows * m->row_act_bytes + outputs * m->output_act_bytes;
 
     double met = m->row_params;
@@ -118,6 +121,11 @@ void traffic_cost(const struct traffic_model *m, const struct traffic_load *l, s
 double traffic_bytes(const struct traffic_cost *c)
 {
     return c->weight_bytes + c->kv_read_bytes + c->kv_write_bytes;
+}
+
+double traffic_kv_time_bytes(const struct traffic_cost *c)
+{
+    return c->kv_read_bytes + c->kv_write_bytes + c->kv_idle_bytes;
 }
 
 double traffic_flops(const struct traffic_cost *c)

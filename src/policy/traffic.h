@@ -14,10 +14,16 @@
  *                in caches.
  * Multiply-adds count as two operations; attention's are those of visible (row, position) pairs only.
  *
+ * Mixed lengths. Where a kernel gives each decoding sequence an equal part of the device, or pads them to one length, all
+ * wait for the longest: n sequences of which the longest sees L positions take as long as though they read n L. What a
+ * device loses of the difference to the sum of their lengths is its mixed_length_waste: 0 where work is cut by bytes, 1
+ * where a batch takes as long as a padded one. The lost time is told as bytes that could have been read in it; they are
+ * not among those that are moved. Rows of prompts are left out of this: kernels cut those by rows.
+ *
  * Experts: routing is taken as uniform and independent, so B rows that choose k of E touch E (1 - (1 - k/E)^B) distinct
  * ones on average. Real routing is less even and touches fewer.
  *
- * A load is a sum over sequences: adding or removing one costs O(1), and the cost of a load is O(1) whatever its size.
+ * A load is a sum over sequences (and a maximum): adding one costs O(1), and so does the cost of a load of any size.
  * Pure functions on the caller's memory; nothing is allocated; any thread. Bytes and operations are doubles: whole
  * numbers are exact up to 2^53.
  */
@@ -52,6 +58,8 @@ struct traffic_model {
     double pair_flops;       /* attention of one row over one position in one layer: 4 n_head head_dim */
     double row_act_bytes;    /* activations of one row through all layers */
     double output_act_bytes; /* and of one row of logits */
+
+    double mixed_length_waste; /* 0..1, of the device: see above */
 };
 
 /* The sum over the sequences of a step. Zeroed: the empty step. */
@@ -61,20 +69,20 @@ struct traffic_load {
     /* positions read and visible (row, position) pairs, in a layer that sees all and in one with a window */
     double full_positions, window_positions;
     double full_pairs, window_pairs;
+    /* Sequences of one row, where mixed lengths cost anything: */
+    uint32_t n_decoding, longest;            /* longest: positions that the one which sees most sees */
+    double decode_positions, near_positions; /* of the positions above theirs, in a layer of either kind */
 };
 
 struct traffic_cost {
     double weight_bytes, kv_read_bytes, kv_write_bytes, activation_bytes;
+    double kv_idle_bytes; /* could have been read while shorter sequences waited for the longest; not moved */
     double matmul_flops, attention_flops;
 };
 
 /* A sequence with n_past positions in the cache runs n_tokens >= 1 rows and wants n_outputs rows of logits. */
 void traffic_add(struct traffic_load *l, const struct traffic_model *m, uint32_t n_past, uint32_t n_tokens,
                  uint32_t n_outputs);
-
-/* Takes back what the same arguments added. */
-void traffic_remove(struct traffic_load *l, const struct traffic_model *m, uint32_t n_past, uint32_t n_tokens,
-                    uint32_t n_outputs);
 
 /* n sequences that are all alike. */
 void traffic_add_many(struct traffic_load *l, const struct traffic_model *m, uint32_t n, uint32_t n_past,
@@ -83,6 +91,8 @@ void traffic_add_many(struct traffic_load *l, const struct traffic_model *m, uin
 void traffic_cost(const struct traffic_model *m, const struct traffic_load *l, struct traffic_cost *out);
 
 double traffic_bytes(const struct traffic_cost *c); /* all classes but activations: what memory has to deliver */
+double
+traffic_kv_time_bytes(const struct traffic_cost *c); /* keys and values moved, and idle: what their time is for */
 double traffic_flops(const struct traffic_cost *c);
 
 /* Distinct experts of one layer that n_rows rows touch on average; 0 when dense. */
