@@ -1,80 +1,149 @@
 /* Products with float weights in AVX-512: included by floats_avx512.c and floats_bf16.c.
  *
- * A register of 16 chains for each row and token (kernel.h); four rows by up to six tokens share the loads of both.
+ * A register holds the 16 chains of a row and a token (kernel.h). Four rows by six tokens: ten loads for 24 fused
+ * multiply-adds, of which a core with 512-bit loads and products at the same rate hides all.
  */
-#include "kernel/x86/drive.h"
+#include "kernel/x86/drive_floats.h"
 #include "kernel/x86/simd512.h"
 
-#include <string.h>
+#define TILE_TOKENS 6
 
-INLINE size_t element_bytes(enum tensor_type t)
+/* What is multiplied: a weight type with float32, or pairs of bfloat16. */
+enum operands { F32_F32, F16_F32, BF16_F32, BF16_PAIRS };
+
+INLINE uint32_t weight_bytes(enum operands o)
 {
-    return t == TENSOR_F32 ? 4 : 2;
+    return o == F32_F32 ? 4 : 2;
 }
 
-/* 16 weights (those of the mask) as float32. */
-INLINE __m512 load_weights(enum tensor_type t, const uint8_t *p, __mmask16 mask, bool all)
+INLINE uint32_t activation_bytes(enum operands o)
 {
-    if (t == TENSOR_F32)
+    return o == BF16_PAIRS ? 2 : 4;
+}
+
+/* Columns in a register of activations. */
+INLINE uint32_t step_cols(enum operands o)
+{
+    return o == BF16_PAIRS ? 32 : 16;
+}
+
+/* A step of weights, with zeros for those from n on. */
+INLINE __m512 load_weights(enum operands o, const uint8_t *p, uint32_t n)
+{
+    const bool all = n == step_cols(o);
+    const __mmask16 mask = (__mmask16)((1u << n) - 1);
+    if (o == F32_F32)
         return all ? _mm512_loadu_ps(p) : _mm512_maskz_loadu_ps(mask, p);
-    __m256i h = all ? _mm256_loadu_si256((const void *)p) : _mm256_maskz_loadu_epi16(mask, p);
-    if (t == TENSOR_F16)
+    if (o == BF16_PAIRS)
+        return all ? _mm512_loadu_ps(p) : _mm512_castsi512_ps(_mm512_maskz_loadu_epi16((1u << n) - 1, p));
+    const __m256i h = all ? _mm256_loadu_si256((const void *)p) : _mm256_maskz_loadu_epi16(mask, p);
+    if (o == F16_F32)
         return _mm512_cvtph_ps(h);
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
 }
 
-/* Columns [first, n_cols) in one step, or a whole 16 of them. */
-INLINE void float_step(enum tensor_type t, const uint8_t *const w[4], const uint8_t *x, size_t x_row_bytes,
-                       uint32_t col, __mmask16 mask, bool all, int n_t, __m512 acc[4][DIRECT_TOKENS])
+INLINE __m512 multiply_add(enum operands o, __m512 w, __m512 x, __m512 acc)
 {
-    __m512 v[4];
-    UNROLL for (int r = 0; r < 4; r++) v[r] = load_weights(t, w[r] + col * element_bytes(t), mask, all);
+#if defined __AVX512BF16__
+    if (o == BF16_PAIRS)
+        return _mm512_dpbf16_ps(acc, (__m512bh)w, (__m512bh)x);
+#else
+    (void)o;
+#endif
+    return _mm512_fmadd_ps(w, x, acc);
+}
+
+/* n columns from `col` on, a step or less. */
+INLINE void float_step(enum operands o, const struct float_tile *t, size_t col, uint32_t n, int n_t,
+                       __m512 acc[TILE_TOKENS][FLOAT_ROWS])
+{
+    __m512 w[FLOAT_ROWS];
+    UNROLL for (int r = 0; r < FLOAT_ROWS; r++) w[r] = load_weights(o, t->w[r] + col * weight_bytes(o), n);
     UNROLL for (int i = 0; i < n_t; i++)
     {
-        const float *row = (const float *)(const void *)(x + (size_t)i * x_row_bytes) + col;
-        const __m512 xv = all ? _mm512_loadu_ps(row) : _mm512_maskz_loadu_ps(mask, row);
-        UNROLL for (int r = 0; r < 4; r++) acc[r][i] =
-            all ? _mm512_fmadd_ps(v[r], xv, acc[r][i]) : _mm512_mask3_fmadd_ps(v[r], xv, acc[r][i], mask);
+        const __m512 x = load_weights(o == BF16_PAIRS ? o : F32_F32,
+                                      t->x + (size_t)i * t->x_row_bytes + col * activation_bytes(o), n);
+        UNROLL for (int r = 0; r < FLOAT_ROWS; r++) acc[i][r] = multiply_add(o, w[r], x, acc[i][r]);
     }
 }
 
-INLINE void float_tokens(enum tensor_type t, const uint8_t *const w[4], uint32_t n_cols, const uint8_t *x,
-                         size_t x_row_bytes, int n_t, float y[DIRECT_TOKENS][4])
+/* Four sums of 16: chains i and i + 8, + 4, + 2, + 1. */
+INLINE __m128 sum_4x16(const __m512 v[4])
 {
-    __m512 acc[4][DIRECT_TOKENS];
-    UNROLL for (int r = 0; r < 4; r++)
-    {
-        UNROLL for (int i = 0; i < n_t; i++) acc[r][i] = _mm512_setzero_ps();
-    }
-    uint32_t col = 0;
-    for (; n_cols - col >= 32; col += 32) {
-        UNROLL for (int r = 0; r < 4; r++)
-        {
-            for (size_t line = 0; line < 32 * element_bytes(t); line += 64)
-                _mm_prefetch((const char *)w[r] + col * element_bytes(t) + PREFETCH_BYTES + line, _MM_HINT_T0);
-        }
-        float_step(t, w, x, x_row_bytes, col, 0xffff, true, n_t, acc);
-        float_step(t, w, x, x_row_bytes, col + 16, 0xffff, true, n_t, acc);
-    }
-    for (; n_cols - col >= 16; col += 16)
-        float_step(t, w, x, x_row_bytes, col, 0xffff, true, n_t, acc);
-    if (col < n_cols)
-        float_step(t, w, x, x_row_bytes, col, (__mmask16)((1u << (n_cols - col)) - 1), false, n_t, acc);
+    const __m512 a = _mm512_add_ps(_mm512_shuffle_f32x4(v[0], v[1], 0x44), _mm512_shuffle_f32x4(v[0], v[1], 0xee));
+    const __m512 b = _mm512_add_ps(_mm512_shuffle_f32x4(v[2], v[3], 0x44), _mm512_shuffle_f32x4(v[2], v[3], 0xee));
+    __m512 c = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+    c = _mm512_add_ps(c, _mm512_permute_ps(c, 0x4e));
+    c = _mm512_add_ps(c, _mm512_permute_ps(c, 0xb1));
+    return _mm512_castps512_ps128(_mm512_maskz_compress_ps(0x1111, c));
+}
+
+INLINE void float_tile(enum operands o, const struct float_tile *t, int n_t)
+{
+    const uint32_t turn = 32;
+    const uint8_t *ahead = t->ahead;
+    __m512 acc[TILE_TOKENS][FLOAT_ROWS];
     UNROLL for (int i = 0; i < n_t; i++)
     {
-        UNROLL for (int r = 0; r < 4; r++) y[i][r] = sum_16(acc[r][i]);
+        UNROLL for (int r = 0; r < FLOAT_ROWS; r++) acc[i][r] =
+            t->start ? _mm512_setzero_ps() : _mm512_load_ps(t->chains + (i * FLOAT_ROWS + r) * CHAINS);
+    }
+    size_t col = 0;
+    for (; t->n_cols - col >= turn; col += turn) {
+        UNROLL for (uint32_t i = 0; i < FLOAT_ROWS * turn * weight_bytes(o) / 64; i++, ahead += t->ahead_step)
+            _mm_prefetch((const char *)ahead, _MM_HINT_T1);
+        UNROLL for (uint32_t i = 0; i < turn; i += step_cols(o)) float_step(o, t, col + i, step_cols(o), n_t, acc);
+    }
+    for (uint32_t n; col < t->n_cols; col += n) {
+        n = t->n_cols - (uint32_t)col < step_cols(o) ? t->n_cols - (uint32_t)col : step_cols(o);
+        float_step(o, t, col, n, n_t, acc);
+    }
+    UNROLL for (int i = 0; i < n_t; i++)
+    {
+        if (t->finish)
+            _mm_mask_storeu_ps(t->y + (size_t)i * t->y_stride, (__mmask8)((1u << t->n_rows) - 1), sum_4x16(acc[i]));
+        else
+            UNROLL for (int r = 0; r < FLOAT_ROWS; r++)
+                _mm512_store_ps(t->chains + (i * FLOAT_ROWS + r) * CHAINS, acc[i][r]);
     }
 }
 
-INLINE void direct_floats(enum tensor_type t, const uint8_t *const w[4], uint32_t n_cols, const uint8_t *x,
-                          size_t x_row_bytes, uint32_t n_t, float y[DIRECT_TOKENS][4])
+/* One function for each number of tokens. */
+INLINE void float_tiles(enum operands o, const struct float_tile *t)
 {
-    if (n_t == 1)
-        float_tokens(t, w, n_cols, x, x_row_bytes, 1, y);
-    else if (n_t == 2)
-        float_tokens(t, w, n_cols, x, x_row_bytes, 2, y);
-    else if (n_t == 3)
-        float_tokens(t, w, n_cols, x, x_row_bytes, 3, y);
-    else
-        float_tokens(t, w, n_cols, x, x_row_bytes, 4, y);
+    switch (t->n_tokens) {
+    case 1:
+        float_tile(o, t, 1);
+        break;
+    case 2:
+        float_tile(o, t, 2);
+        break;
+    case 3:
+        float_tile(o, t, 3);
+        break;
+    case 4:
+        float_tile(o, t, 4);
+        break;
+    case 5:
+        float_tile(o, t, 5);
+        break;
+    default:
+        float_tile(o, t, 6);
+    }
 }
+
+#define MATMUL_FLOATS(name, operands)                                                                                  \
+    static void tile_##name(const struct float_tile *t)                                                                \
+    {                                                                                                                  \
+        float_tiles(operands, t);                                                                                      \
+    }                                                                                                                  \
+    static void matmul_##name(const struct matmul_args *a)                                                             \
+    {                                                                                                                  \
+        const struct float_kernel k = {.tile = tile_##name,                                                            \
+                                       .whole_tokens = TILE_TOKENS,                                                    \
+                                       .group_tokens = TILE_TOKENS,                                                    \
+                                       .n_parts = 1,                                                                   \
+                                       .x_bytes = activation_bytes(operands),                                          \
+                                       .w_bytes = weight_bytes(operands)};                                             \
+        drive_floats(a, &k);                                                                                           \
+    }

@@ -1,11 +1,10 @@
 /* Products with float weights in AVX2: the 16 chains of a row and token are two registers. */
-#include "kernel/x86/drive.h"
-#include "kernel/x86/simd.h"
+#include "kernel/x86/drive_floats.h"
 #include "kernel/x86/x86.h"
 
-#include <string.h>
+#define TILE_TOKENS 3
 
-INLINE size_t element_bytes(enum tensor_type t)
+INLINE uint32_t weight_bytes(enum tensor_type t)
 {
     return t == TENSOR_F32 ? 4 : 2;
 }
@@ -20,86 +19,107 @@ INLINE __m256 load_weights(enum tensor_type t, const uint8_t *p)
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
 }
 
-/* 16 columns of n_r rows and n_t tokens. */
-INLINE void float_step(enum tensor_type t, const uint8_t *const *w, const float *const *x, int n_r, int n_t,
-                       __m256 acc[4][2][2])
-{
-    UNROLL for (int h = 0; h < 2; h++)
-    {
-        __m256 v[4];
-        UNROLL for (int r = 0; r < n_r; r++) v[r] = load_weights(t, w[r] + (size_t)(8 * h) * element_bytes(t));
-        UNROLL for (int i = 0; i < n_t; i++)
-        {
-            const __m256 xv = _mm256_loadu_ps(x[i] + 8 * h);
-            UNROLL for (int r = 0; r < n_r; r++) acc[r][i][h] = _mm256_fmadd_ps(v[r], xv, acc[r][i][h]);
-        }
+#define EACH_CHAIN(what)                                                                                               \
+    UNROLL for (int h = 0; h < n_h; h++)                                                                               \
+    {                                                                                                                  \
+        UNROLL for (int i = 0; i < n_t; i++)                                                                           \
+        {                                                                                                              \
+            UNROLL for (int r = 0; r < FLOAT_ROWS; r++)                                                                \
+            {                                                                                                          \
+                what;                                                                                                  \
+            }                                                                                                          \
+        }                                                                                                              \
     }
-}
 
 /* Chains i and i + 8, + 4, + 2, + 1. */
-INLINE float sum_16(const __m256 v[2])
+INLINE float sum_16(__m256 lo, __m256 hi)
 {
-    const __m256 a = _mm256_add_ps(v[0], v[1]);
+    const __m256 a = _mm256_add_ps(lo, hi);
     __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     b = _mm_add_ps(b, _mm_movehl_ps(b, b));
     return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
 }
 
-/* Rows from `row` on of the four, and n_t tokens. */
-INLINE void float_tile(enum tensor_type t, const uint8_t *const w[4], int row, int n_r, uint32_t n_cols,
-                       const uint8_t *x, size_t x_row_bytes, int n_t, float y[DIRECT_TOKENS][4])
+/* 16 columns' products: of both halves, or of one, whose activations are by themselves. */
+INLINE void float_step(enum tensor_type t, const uint8_t *const w[FLOAT_ROWS], const uint8_t *const x[TILE_TOKENS],
+                       int n_h, int n_t, __m256 acc[2][TILE_TOKENS][FLOAT_ROWS])
 {
-    __m256 acc[4][2][2];
-    const uint8_t *p[4];
-    const float *q[2];
-    UNROLL for (int r = 0; r < n_r; r++)
+    UNROLL for (int h = 0; h < n_h; h++)
     {
-        p[r] = w[row + r];
-        UNROLL for (int i = 0; i < n_t; i++) acc[r][i][0] = acc[r][i][1] = _mm256_setzero_ps();
-    }
-    UNROLL for (int i = 0; i < n_t; i++) q[i] = (const float *)(const void *)(x + (size_t)i * x_row_bytes);
-    for (uint32_t col = 0; col < n_cols / 16; col++) {
-        UNROLL for (int r = 0; r < n_r; r++) _mm_prefetch((const char *)p[r] + PREFETCH_BYTES, _MM_HINT_T0);
-        float_step(t, p, q, n_r, n_t, acc);
-        UNROLL for (int r = 0; r < n_r; r++) p[r] += 16 * element_bytes(t);
-        UNROLL for (int i = 0; i < n_t; i++) q[i] += 16;
-    }
-    const uint32_t rest = n_cols % 16;
-    if (rest) { /* filled up with zeros */
-        uint8_t last_w[4][64] = {{0}};
-        float last_x[2][16] = {{0}};
-        UNROLL for (int r = 0; r < n_r; r++) p[r] = memcpy(last_w[r], p[r], rest * element_bytes(t));
-        UNROLL for (int i = 0; i < n_t; i++) q[i] = memcpy(last_x[i], q[i], rest * sizeof *last_x[i]);
-        float_step(t, p, q, n_r, n_t, acc);
-    }
-    UNROLL for (int i = 0; i < n_t; i++)
-    {
-        UNROLL for (int r = 0; r < n_r; r++) y[i][row + r] = sum_16(acc[r][i]);
+        __m256 v[TILE_TOKENS];
+        UNROLL for (int i = 0; i < n_t; i++) v[i] = load_weights(TENSOR_F32, x[i] + 32 * h);
+        UNROLL for (int r = 0; r < FLOAT_ROWS; r++)
+        {
+            const __m256 u = load_weights(t, w[r] + 8 * (size_t)h * weight_bytes(t));
+            UNROLL for (int i = 0; i < n_t; i++) acc[h][i][r] = _mm256_fmadd_ps(u, v[i], acc[h][i][r]);
+        }
     }
 }
 
-/* One token with four rows, or two with two: eight accumulators. */
-INLINE void direct_floats(enum tensor_type t, const uint8_t *const w[4], uint32_t n_cols, const uint8_t *x,
-                          size_t x_row_bytes, uint32_t n_t, float y[DIRECT_TOKENS][4])
+/* One token with both halves of the chains, or up to three with one half: four rows by three tokens fill the registers
+ * with that, and take seven loads for twelve fused multiply-adds. */
+INLINE void float_tile(enum tensor_type t, const struct float_tile *a, int n_h, int n_t)
 {
-    uint32_t i = 0;
-    for (; n_t - i >= 2; i += 2) {
-        float_tile(t, w, 0, 2, n_cols, x + i * x_row_bytes, x_row_bytes, 2, y + i);
-        float_tile(t, w, 2, 2, n_cols, x + i * x_row_bytes, x_row_bytes, 2, y + i);
+    const size_t chains_w_bytes = CHAINS * weight_bytes(t), half_w_bytes = chains_w_bytes / 2 * a->part;
+    const uint8_t *ahead = a->ahead, *w[FLOAT_ROWS], *x[TILE_TOKENS];
+    __m256 acc[2][TILE_TOKENS][FLOAT_ROWS];
+#define CHAIN(half) (a->chains + (i * FLOAT_ROWS + r) * CHAINS + 8 * (half))
+    EACH_CHAIN(acc[h][i][r] = a->start ? _mm256_setzero_ps() : _mm256_load_ps(CHAIN(a->part)))
+    UNROLL for (int r = 0; r < FLOAT_ROWS; r++) w[r] = a->w[r] + half_w_bytes;
+    UNROLL for (int i = 0; i < n_t; i++) x[i] = a->x + (size_t)i * a->x_row_bytes;
+    for (uint32_t step = 0; step < a->n_cols / CHAINS; step++) {
+        UNROLL for (size_t i = 0; i < FLOAT_ROWS * chains_w_bytes / 64 * (size_t)n_h / 2; i++, ahead += a->ahead_step)
+            _mm_prefetch((const char *)ahead, _MM_HINT_T1);
+        float_step(t, w, x, n_h, n_t, acc);
+        UNROLL for (int r = 0; r < FLOAT_ROWS; r++) w[r] += chains_w_bytes;
+        UNROLL for (int i = 0; i < n_t; i++) x[i] += 32 * n_h;
     }
-    if (i < n_t)
-        float_tile(t, w, 0, 4, n_cols, x + i * x_row_bytes, x_row_bytes, 1, y + i);
+    const uint32_t rest = a->n_cols % CHAINS;
+    if (rest) { /* filled up with zeros */
+        uint8_t last_w[FLOAT_ROWS][64] = {{0}};
+        float last_x[CHAINS] = {0};
+        UNROLL for (int r = 0; r < FLOAT_ROWS; r++)
+        {
+            memcpy(last_w[r], w[r] - half_w_bytes, rest * weight_bytes(t));
+            w[r] = last_w[r] + half_w_bytes;
+        }
+        if (n_h == 2)
+            x[0] = memcpy(last_x, x[0], rest * sizeof *last_x);
+        float_step(t, w, x, n_h, n_t, acc);
+    }
+    if (!a->finish) {
+        EACH_CHAIN(_mm256_store_ps(CHAIN(a->part), acc[h][i][r]))
+        return;
+    }
+    for (int i = 0; i < n_t; i++) {
+        UNROLL for (int r = 0; r < FLOAT_ROWS; r++)
+        {
+            if ((uint32_t)r < a->n_rows)
+                a->y[(size_t)i * a->y_stride + (size_t)r] =
+                    n_h == 2 ? sum_16(acc[0][i][r], acc[1][i][r]) : sum_16(_mm256_load_ps(CHAIN(0)), acc[0][i][r]);
+        }
+    }
 }
 
 #define MATMUL_FLOATS(name, type)                                                                                      \
-    static void direct_##name(const uint8_t *const w[4], uint32_t n_cols, const uint8_t *x, size_t x_row_bytes,        \
-                              uint32_t n_t, float y[DIRECT_TOKENS][4])                                                 \
+    static void tile_##name(const struct float_tile *a)                                                                \
     {                                                                                                                  \
-        direct_floats(type, w, n_cols, x, x_row_bytes, n_t, y);                                                        \
+        if (a->n_tokens == 1)                                                                                          \
+            float_tile(type, a, 2, 1);                                                                                 \
+        else if (a->n_tokens == 2)                                                                                     \
+            float_tile(type, a, 1, 2);                                                                                 \
+        else                                                                                                           \
+            float_tile(type, a, 1, 3);                                                                                 \
     }                                                                                                                  \
     static void matmul_##name(const struct matmul_args *a)                                                             \
     {                                                                                                                  \
-        drive_direct(a, direct_##name, 0);                                                                             \
+        const struct float_kernel k = {.tile = tile_##name,                                                            \
+                                       .whole_tokens = 1,                                                              \
+                                       .group_tokens = TILE_TOKENS,                                                    \
+                                       .n_parts = 2,                                                                   \
+                                       .x_bytes = 4,                                                                   \
+                                       .w_bytes = weight_bytes(type)};                                                 \
+        drive_floats(a, &k);                                                                                           \
     }
 MATMUL_FLOATS(f32, TENSOR_F32)
 MATMUL_FLOATS(f16, TENSOR_F16)
