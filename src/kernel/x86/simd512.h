@@ -11,9 +11,7 @@
 #define SIGNED_CODES 1
 #endif
 
-/* acc + sums of four products of unsigned w (<= 63 without VNNI) and signed x. */
-
-/* The same for two pairs of registers; w <= 31 without VNNI. */
+/* Sums of four products of unsigned w and signed x, of two pairs of registers; w <= 31 without VNNI. */
 INLINE __m512i dot(__m512i w0, __m512i w1, __m512i x0, __m512i x1)
 {
 #if defined __AVX512VNNI__
