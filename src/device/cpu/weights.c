@@ -1,5 +1,5 @@
 /* The device's own copy of the weights. Each worker copies the rows that it will read into huge pages, which so come to lie
- * on its NUMA node, quantised ones in lanes (kernel/lanes.h). While one piece is copied, the next is already asked for;
+ * on its NUMA node, quantised ones in lanes (kernel/lanes.h). While one piece is copied, the next are already asked for;
  * what has been copied is given back, so that the file is not in memory twice. */
 #include "device/cpu/cpu.h"
 
@@ -9,8 +9,11 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define PIECE_BYTES ((size_t)8 << 20)
+#define PIECE_BYTES ((size_t)1 << 20)
+#define ASK_AHEAD_BYTES ((size_t)32 << 20)
+#define REPORT_BYTES ((size_t)32 << 20) /* between two calls of progress, by each worker */
 #define PAGE_BYTES ((size_t)4096)
+#define ASK_BYTES ((size_t)128 << 10)
 #define ALIGN_BYTES ((size_t)64)
 
 /* ---- where everything comes to lie ---- */
@@ -89,7 +92,8 @@ struct range {
 struct loader {
     struct range *ranges;
     uint32_t n, at, row;
-    size_t left;
+    uint32_t asked_at, asked_row; /* up to here the file was asked for */
+    size_t left, asked;           /* bytes not yet copied; bytes asked for and not yet copied */
 };
 
 struct loading {
@@ -175,10 +179,12 @@ static void page_in(const unsigned char *data, size_t n)
         (void)*(const volatile unsigned char *)at;
 }
 
+/* Linux takes no more than a read-ahead window of one request. */
 static void ask_for(const unsigned char *data, size_t n)
 {
-    uintptr_t begin = (uintptr_t)data / PAGE_BYTES * PAGE_BYTES;
-    madvise((void *)begin, (uintptr_t)data + n - begin, MADV_WILLNEED);
+    uintptr_t begin = (uintptr_t)data / PAGE_BYTES * PAGE_BYTES, end = (uintptr_t)data + n;
+    for (uintptr_t at = begin; at < end; at += ASK_BYTES)
+        madvise((void *)at, end - at < ASK_BYTES ? end - at : ASK_BYTES, MADV_WILLNEED);
 }
 
 static void give_back(const unsigned char *data, size_t n)
@@ -205,25 +211,41 @@ static void copy_rows(const struct cpu *c, const struct range *r, uint32_t row, 
     memcpy(to + i * r->row_bytes, from + i * r->row_bytes, (n - i) * r->row_bytes);
 }
 
-/* The next piece of a worker, or several small ones. */
-static void load_piece(void *user, uint32_t thread)
+/* Goes on by a piece. */
+static size_t advance(const struct loader *l, uint32_t *at, uint32_t *row)
+{
+    const struct range *r = &l->ranges[*at];
+    const uint32_t n = piece_rows(r, *row);
+    *row += n;
+    if (*row == r->n_rows) {
+        *row = 0;
+        ++*at;
+    }
+    return n * r->row_bytes;
+}
+
+static void ask_ahead(struct loader *l)
+{
+    while (l->asked < ASK_AHEAD_BYTES && l->asked_at < l->n) {
+        const struct range *r = &l->ranges[l->asked_at];
+        const unsigned char *from = r->from + l->asked_row * r->row_bytes;
+        const size_t n_bytes = advance(l, &l->asked_at, &l->asked_row);
+        ask_for(from, n_bytes);
+        l->asked += n_bytes;
+    }
+}
+
+/* The next pieces of a worker. */
+static void load_pieces(void *user, uint32_t thread)
 {
     const struct loading *g = user;
     struct loader *l = &g->loaders[thread];
-    for (size_t done = 0; done < PIECE_BYTES && l->at < l->n;) {
+    for (size_t done = 0; done < REPORT_BYTES && l->at < l->n;) {
         const struct range *r = &l->ranges[l->at];
         const uint32_t row = l->row, n = piece_rows(r, row);
         const unsigned char *from = r->from + row * r->row_bytes;
-        const size_t n_bytes = n * r->row_bytes;
-        l->row += n;
-        if (l->row == r->n_rows) {
-            l->row = 0;
-            l->at++;
-        }
-        if (l->at < l->n) {
-            const struct range *next = &l->ranges[l->at];
-            ask_for(next->from + l->row * next->row_bytes, piece_rows(next, l->row) * next->row_bytes);
-        }
+        ask_ahead(l);
+        const size_t n_bytes = advance(l, &l->at, &l->row);
         page_in(from, n_bytes);
         if (r->to) {
             team_bind_memory(g->c->team, thread, r->to + row * r->row_bytes, n_bytes);
@@ -233,6 +255,7 @@ static void load_piece(void *user, uint32_t thread)
         }
         done += n_bytes;
         l->left -= n_bytes;
+        l->asked -= n_bytes;
     }
 }
 
@@ -276,7 +299,7 @@ int cpu_load_weights(struct cpu *c, struct err *e)
         total += l->left;
     }
     for (size_t left = total; !rc && left;) {
-        team_run(c->team, load_piece, &g);
+        team_run(c->team, load_pieces, &g);
         left = 0;
         for (uint32_t t = 0; t < c->n_threads; t++)
             left += g.loaders[t].left;
