@@ -188,15 +188,18 @@ INLINE void dot_block(enum tensor_type t, const uint8_t *codes, const uint8_t *h
     const vi h = has_high(t) ? vi_load(high) : vi_zero();
     vi a, b;
 #if defined __AVX512VNNI__
+    vi others[TILE_TOKENS]; /* two sums a token: one alone would wait for itself */
     UNROLL for (int k = 0; k < 4; k++)
     {
         load_codes(t, codes, h, k, &a, &b);
         UNROLL for (int i = 0; i < n_t; i++)
         {
             const uint8_t *q = x + (size_t)i * stride + 4 * k;
-            sums[i] = vi_dot_add(vi_dot_add(sums[i], a, vi_broadcast_4(q)), b, vi_broadcast_4(q + 16));
+            sums[i] = vi_dot_add(sums[i], a, vi_broadcast_4(q));
+            others[i] = vi_dot_add(k ? others[i] : vi_zero(), b, vi_broadcast_4(q + 16));
         }
     }
+    UNROLL for (int i = 0; i < n_t; i++) sums[i] = vi_add(sums[i], others[i]);
 #else
     const vi ones = vi_set(0x00010001), even = vi_set(0x00ff00ff);
     vi pairs[TILE_TOKENS]; /* of 16 bits: eight times two products fit them with codes up to 15, else four times */
