@@ -41,7 +41,8 @@ struct world {
     uint64_t shadow[MAX_CHUNKS][MAX_CHUNK_TOKENS];
     uint64_t read_stamp[MAX_CHUNKS][MAX_CHUNK_TOKENS], write_stamp[MAX_CHUNKS][MAX_CHUNK_TOKENS], stamp;
     uint64_t schedule_hash;
-    uint64_t n_submitted, n_terminal, n_refused, n_rows;
+    uint64_t n_submitted, n_terminal, n_refused, n_rows,
+        n_spent;              /* n_spent: plans with such as were preempted at most */
     bool slow;                /* the device runs at half its speed */
     struct sched_stats stats; /* at the end */
 };
@@ -263,11 +264,26 @@ static uint32_t apply_writes(struct world *w, const struct plan_seq *q, struct m
     return n_outputs;
 }
 
+/* Who was preempted as often as may be goes before all others: the first of those that run, or NULL with *waits set if
+ * one is at the queue's head. */
+static struct model_request *first_spent(struct world *w, bool *waits)
+{
+    struct sched_seq_view v;
+    bool bounded = !w->policy || !strcmp(w->policy, "weir") || !strcmp(w->policy, "fcfs");
+    uint32_t most = w->c.max_preemptions ? w->c.max_preemptions : 4;
+    *waits = bounded && sched_view_queue(w->s, &v, 1) == 1 && v.n_preemptions >= most;
+    bool runs = bounded && sched_view_running(w->s, &v, 1) == 1 && v.n_preemptions >= most;
+    w->n_spent += runs;
+    return runs ? find(w, v.id) : NULL;
+}
+
 /* The first in the order of service is served in every plan, or after a bounded wait for a shared prefix. */
 static void check_progress(struct world *w, const struct plan *p)
 {
-    struct model_request *first = NULL;
-    for (uint32_t i = 0; i < MAX_LIVE; i++) {
+    bool spent_waits;
+    struct model_request *first = first_spent(w, &spent_waits);
+    bool spent_runs = first;
+    for (uint32_t i = 0; i < MAX_LIVE && !spent_runs && !spent_waits; i++) {
         struct model_request *r = &w->live[i];
         if (r->state == M_LIVE &&
             (!first || r->priority < first->priority || (r->priority == first->priority && r->order < first->order)))
@@ -284,7 +300,7 @@ static void check_progress(struct world *w, const struct plan *p)
         return; /* it starves those who decode: that is what is wrong with it */
     /* A newcomer of higher priority waits at the door while the pool or the places are taken. */
     uint32_t left_out = w->c.model.mixed_length_waste > 0 ? 8 : 0; /* each time before it is looked at */
-    if (first->priority == 0)
+    if (first->priority == 0 || spent_runs)
         assert_true(++first->plans_without_rows <= 17 * (1 + left_out));
 }
 
@@ -399,6 +415,7 @@ static void make_config(struct world *w)
     c->prefix_cache = below(w, 8) != 0;
     c->lru_retention = below(w, 4) == 0;
     c->pin_limit = below(w, 3) ? 0.3 : -1;
+    c->max_preemptions = below(w, 4); /* 0: 4 */
     if (!w->policy)
         return;
     c->policy = w->policy;
@@ -470,6 +487,7 @@ static void random_traffic_keeps_every_promise(void **state)
     (void)state;
     static struct world w;
     struct sched_stats sum = {0};
+    uint32_t n_spent = 0;
     uint32_t n_seeds = getenv("WEIR_TEST_SEEDS") ? (uint32_t)atoi(getenv("WEIR_TEST_SEEDS")) : 1500;
     for (uint64_t seed = 1; seed <= n_seeds; seed++) {
         simulate(&w, seed, 150);
@@ -481,6 +499,8 @@ static void random_traffic_keeps_every_promise(void **state)
         sum.n_cancelled += w.stats.n_cancelled;
         sum.n_failed += w.stats.n_failed;
         sum.n_refused += w.stats.n_refused;
+        n_spent += w.n_spent > 0;
+        assert_true(w.stats.memory.pressure.n_preempted_most <= (w.c.max_preemptions ? w.c.max_preemptions : 4));
     }
     print_message("%u seeds: %llu finished, %llu cancelled, %llu failed, %llu refused, %llu preemptions, %llu tokens "
                   "shared, %llu recomputed, %llu chunks evicted\n",
@@ -491,6 +511,8 @@ static void random_traffic_keeps_every_promise(void **state)
     /* The traffic must have been of the kind that finds bugs. */
     assert_true(sum.n_finished > 10 * n_seeds && sum.n_preemptions > n_seeds / 2 &&
                 sum.prefix_hit_tokens > 10 * n_seeds);
+    print_message("%u of them with requests that were preempted as often as may be\n", n_spent);
+    assert_true(n_spent > n_seeds / 50);
     assert_true(sum.n_cancelled > n_seeds && sum.n_failed > n_seeds && sum.n_refused > n_seeds);
     assert_true(sum.n_evicted_chunks > n_seeds && sum.recomputed_tokens > n_seeds);
 }
@@ -509,6 +531,9 @@ static void every_policy_keeps_every_promise(void **state)
             n_refused += w.stats.n_refused;
             n_grouped += w.stats.n_grouped_steps;
             assert_true(w.stats.left_out_most <= 8);
+            if (k < 2)
+                assert_true(w.stats.memory.pressure.n_preempted_most <=
+                            (w.c.max_preemptions ? w.c.max_preemptions : 4));
             assert_true(w.c.model.mixed_length_waste > 0 || w.stats.n_grouped_steps == 0);
             assert_int_equal(w.stats.prediction.n + w.stats.n_failed > 0, w.stats.n_steps > 0);
         }

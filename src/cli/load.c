@@ -35,6 +35,7 @@ void load_config_default(struct load_config *c)
                               .retention = "value",
                               .pin_limit = 0.1,
                               .speculative_limit = 0.3,
+                              .max_preemptions = 4,
                               .log_level = "info",
                               .log_format = "text"};
 }
@@ -292,7 +293,8 @@ static int start_engine(struct loaded *l, const struct load_config *c, struct er
                   .bandwidth_limit = c->bandwidth_limit,
                   .lru_retention = retention == 1,
                   .pin_limit = c->pin_limit > 0 ? c->pin_limit : -1,
-                  .speculative_limit = c->speculative_limit > 0 ? c->speculative_limit : -1},
+                  .speculative_limit = c->speculative_limit > 0 ? c->speculative_limit : -1,
+                  .max_preemptions = c->max_preemptions},
         .device = {.n_threads = c->threads, .pin_threads = !c->no_pin, .kv_type = kv_type ? KV_Q8_0 : KV_F16},
         .max_inbox = c->max_queued + c->max_running,
         .no_accounts = c->no_accounts,

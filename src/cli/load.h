@@ -21,6 +21,7 @@ struct load_config {
     bool no_prefix_cache;
     const char *policy; /* "weir", "fcfs", a baseline, or a file */
     double itl_target_s, itl_target_min_s, ttft_limit_s, age_bound_s, bandwidth_limit, pin_limit, speculative_limit;
+    uint32_t max_preemptions;
     double read_bytes_per_s;               /* of the memory; 0: measured */
     const char *tier_priority, *tier_flex; /* lists of what they have of their own: itl, ttft, weight */
     const char *retention;
@@ -83,6 +84,8 @@ void load_config_default(struct load_config *c);
                .min = 1e6, .max = 1e15),                                                                               \
         OPTION("speculative-limit", OPT_F64, &(c)->speculative_limit, "F",                                             \
                "share of free memory and bandwidth kept for conversations that may go on (default 0.3)", .max = 1),    \
+        OPTION("max-preemptions", OPT_U32, &(c)->max_preemptions, "N",                                                 \
+               "who was preempted so often is preempted no more, and goes first (default 4)", .min = 1, .max = 1000),  \
         OPTIONS_TITLE("Logs"),                                                                                         \
         OPTION("log-level", OPT_STR, &(c)->log_level, "LEVEL", "debug, info, warn, error or off (default info)"),      \
         OPTION("log-format", OPT_STR, &(c)->log_format, "FORMAT", "text or json (default text)")

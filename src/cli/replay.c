@@ -24,9 +24,10 @@
 struct replay_args {
     const char *model, *weights, *kv, *device, *policies, *rates, *slo, *router, *json_path, *html_path;
     struct option_list prices;
-    uint32_t replicas, tensor_parallel, max_running, max_queued, max_step_tokens, chunk_tokens, max_context, max_tokens,
-        seed, limit;
+    uint32_t replicas, tensor_parallel, max_running, max_queued, max_step_tokens, max_preemptions, chunk_tokens,
+        max_context, max_tokens, seed, limit;
     double memory_fraction, bandwidth_limit, noise, slow_from_s, slow_to_s, slow_factor;
+    double speculative_limit, pin_limit; /* NAN: not given, and max_preemptions 0 */
     const char *retention;
     bool synthetic, no_prefix_cache;
     struct trace_synthesis s;
@@ -142,12 +143,31 @@ static int size_kv(const struct job *j, const struct profile *p, uint32_t *n_chu
     return 0;
 }
 
+/* What was asked for of the scheduler, over its defaults or what was recorded. */
+static int set_scheduling(const struct replay_args *a, struct sched_config *c, struct err *e)
+{
+    if (a->retention && strcmp(a->retention, "value") && strcmp(a->retention, "lru"))
+        return err_set(e, WEIR_EINVAL, "--retention is \"%s\", it must be value or lru", a->retention);
+    if (a->retention)
+        c->lru_retention = !strcmp(a->retention, "lru");
+    if (!isnan(a->speculative_limit))
+        c->speculative_limit = a->speculative_limit > 0 ? a->speculative_limit : -1;
+    if (!isnan(a->pin_limit))
+        c->pin_limit = a->pin_limit > 0 ? a->pin_limit : -1;
+    if (a->max_preemptions)
+        c->max_preemptions = a->max_preemptions;
+    return 0;
+}
+
+static bool asks_for_scheduling(const struct replay_args *a)
+{
+    return a->retention || !isnan(a->speculative_limit) || !isnan(a->pin_limit) || a->max_preemptions;
+}
+
 static int make_replica(const struct job *j, const char *device, struct replay_replica *out, struct err *e)
 {
     const struct replay_args *a = j->a;
     const struct traffic_model *m = &j->config.model;
-    if (a->retention && strcmp(a->retention, "value") && strcmp(a->retention, "lru"))
-        return err_set(e, WEIR_EINVAL, "--retention is \"%s\", it must be value or lru", a->retention);
     struct profile p;
     uint32_t n_chunks = 0, own_context = j->is_recording && !a->model ? j->playback.sched.max_context : j->shape.n_ctx;
     int fail = profile_open(&p, device, e);
@@ -172,8 +192,7 @@ static int make_replica(const struct job *j, const char *device, struct replay_r
                   .model = own_model,
                   .itl_target_s = j->report.slo.itl_s,
                   .ttft_limit_s = j->report.slo.ttft_s,
-                  .bandwidth_limit = a->bandwidth_limit,
-                  .lru_retention = a->retention && !strcmp(a->retention, "lru")},
+                  .bandwidth_limit = a->bandwidth_limit},
         .device = {.bytes_per_s = devices * p.tiers[0].bytes_per_s * p.attain_bandwidth,
                    .matmul_flops_per_s =
                        devices * p.attain_compute * p.ops_per_s[profile_compute_type(shape_compute_type(a->weights))],
@@ -184,7 +203,7 @@ static int make_replica(const struct job *j, const char *device, struct replay_r
     out->sched.device = out->device;
     out->sched.device.bytes_per_s = devices * p.tiers[0].bytes_per_s;
     out->sched.device.confidence = 0.3;
-    return 0;
+    return set_scheduling(a, &out->sched, e);
 }
 
 /* The device that the recording was made on, as its steps showed it. */
@@ -201,7 +220,8 @@ static int recorded_replica(struct job *j, struct err *e)
         j->replicas[0].sched.itl_target_s = j->report.slo.itl_s;
         j->replicas[0].sched.ttft_limit_s = j->report.slo.ttft_s;
     }
-    return 1;
+    int fail = set_scheduling(j->a, &j->replicas[0].sched, e);
+    return fail ? fail : 1;
 }
 
 /* --device: names, or 2xNAME. Returns how many. */
@@ -463,7 +483,7 @@ static int replay(struct job *j, struct err *e)
     int fail = open_traffic(j, e);
     if (!fail)
         fail = open_model(j, e);
-    bool simulates = !j->is_recording || a->policies || a->device || a->model || a->rates;
+    bool simulates = !j->is_recording || a->policies || a->device || a->model || a->rates || asks_for_scheduling(a);
     if (!fail && simulates) {
         int n = make_replicas(j, e);
         j->config.n_replicas = n > 0 ? (uint32_t)n : 0;
@@ -530,7 +550,8 @@ static void print_help(const struct option_def *defs)
            "Traces: the Azure LLM inference trace (CSV), Mooncake (JSON lines), or CSV or JSON lines with the columns\n"
            "arrival_s, prompt_tokens, output_tokens and, if known, max_tokens, conversation, key, priority.\n"
            "Recordings: of `weir serve --record`. Alone: reproduces the live decisions and says whether all are equal\n"
-           "(exit status 1 if not). With --policy, --device, --model or --rate-scale also: what would have been.\n");
+           "(exit status 1 if not). With --policy, --device, --model, --rate-scale, --retention, --speculative-limit,\n"
+           "--pin-limit or --max-preemptions also: what would have been.\n");
     options_help(defs);
     printf("\nExamples:\n"
            "  weir replay AzureLLMInferenceTrace_conv.csv --model llama-3.1-8b --device h100-sxm --html report.html\n"
@@ -553,6 +574,8 @@ int cmd_replay(int argc, char **argv)
                             .chunk_tokens = 32,
                             .max_tokens = 2048,
                             .memory_fraction = 0.9,
+                            .speculative_limit = NAN,
+                            .pin_limit = NAN,
                             .s = {.n_requests = 10000,
                                   .rate_per_s = 4,
                                   .burstiness = 1,
@@ -599,6 +622,13 @@ int cmd_replay(int argc, char **argv)
         OPTION("no-prefix-cache", OPT_FLAG, &a.no_prefix_cache, NULL, "do not share and keep equal prefixes"),
         OPTION("retention", OPT_STR, &a.retention, "KIND",
                "which cached prefix goes first: value, lru (default value; baselines: always lru)"),
+        OPTION("pin-limit", OPT_F64, &a.pin_limit, "F", "share of the KV memory that may be pinned (default 0.1)",
+               .max = 0.9),
+        OPTION("speculative-limit", OPT_F64, &a.speculative_limit, "F",
+               "share of free memory and bandwidth kept for conversations that may go on (default 0.3)", .max = 1),
+        OPTION("max-preemptions", OPT_U32, &a.max_preemptions, "N",
+               "who was preempted so often is preempted no more, and goes first (default 4; not the field's policies)",
+               .min = 1, .max = 1000),
         OPTIONS_TITLE("Traffic"),
         OPTION("rate-scale", OPT_STR, &a.rates, "LIST", "arrivals so many times faster (default 1)"),
         OPTION("limit", OPT_U32, &a.limit, "N", "the first N requests only"),

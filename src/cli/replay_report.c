@@ -226,6 +226,7 @@ static void set_numbers(json_t *o, const struct replay_run *run)
         {"recomputed_tokens", run->result.sched.recomputed_tokens},
         {"grouped_steps", run->result.sched.n_grouped_steps},
         {"left_out", run->result.sched.n_left_out},
+        {"preempted_most", run->result.sched.memory.pressure.n_preempted_most},
     };
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
         json_object_set_new(o, counts[i].name, json_integer((json_int_t)counts[i].v));

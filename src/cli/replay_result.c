@@ -139,6 +139,8 @@ void replay_result_add_stats(struct replay_result *r, const struct sched_stats *
     sum->n_steps += x->n_steps;
     sum->prediction.n += x->prediction.n;
     sum->prediction.abs_sum += x->prediction.abs_sum;
+    if (x->memory.pressure.n_preempted_most > sum->memory.pressure.n_preempted_most)
+        sum->memory.pressure.n_preempted_most = x->memory.pressure.n_preempted_most;
     add_calibration(&sum->memory.calibration, &x->memory.calibration);
 }
 

@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-enum field_kind { FIELD_U32, FIELD_BOOL, FIELD_F64 };
+enum field_kind { FIELD_U32, FIELD_BOOL, FIELD_F64, FIELD_SHARE }; /* FIELD_SHARE: -1 is none */
 
 struct field {
     const char *name;
@@ -26,35 +26,24 @@ struct field {
     {                                                                                                                  \
 #name_, FIELD_F64, offsetof(struct struct_, name_)                                                             \
     }
+#define SHARE(struct_, name_)                                                                                          \
+    {                                                                                                                  \
+#name_, FIELD_SHARE, offsetof(struct struct_, name_)                                                           \
+    }
 #define FIELDS_END                                                                                                     \
     {                                                                                                                  \
         NULL, FIELD_U32, 0                                                                                             \
     }
 
 static const struct field sched_fields[] = {
-    U32(sched_config, chunk_tokens),
-    U32(sched_config, n_chunks),
-    U32(sched_config, max_running),
-    U32(sched_config, max_queued),
-    U32(sched_config, max_step_tokens),
-    U32(sched_config, max_step_outputs),
-    U32(sched_config, max_context),
-    BOOL(sched_config, prefix_cache),
-    BOOL(sched_config, has_model),
-    F64(sched_config, itl_target_s),
-    F64(sched_config, ttft_limit_s),
-    F64(sched_config, high.itl_target_s),
-    F64(sched_config, high.ttft_limit_s),
-    F64(sched_config, high.weight),
-    F64(sched_config, low.itl_target_s),
-    F64(sched_config, low.ttft_limit_s),
-    F64(sched_config, low.weight),
-    F64(sched_config, age_bound_s),
-    F64(sched_config, bandwidth_limit),
-    BOOL(sched_config, lru_retention),
-    F64(sched_config, pin_limit),
-    F64(sched_config, speculative_limit),
-    FIELDS_END,
+    U32(sched_config, chunk_tokens),        U32(sched_config, n_chunks),        U32(sched_config, max_running),
+    U32(sched_config, max_queued),          U32(sched_config, max_step_tokens), U32(sched_config, max_step_outputs),
+    U32(sched_config, max_context),         BOOL(sched_config, prefix_cache),   BOOL(sched_config, has_model),
+    F64(sched_config, itl_target_s),        F64(sched_config, ttft_limit_s),    F64(sched_config, high.itl_target_s),
+    F64(sched_config, high.ttft_limit_s),   F64(sched_config, high.weight),     F64(sched_config, low.itl_target_s),
+    F64(sched_config, low.ttft_limit_s),    F64(sched_config, low.weight),      F64(sched_config, age_bound_s),
+    F64(sched_config, bandwidth_limit),     BOOL(sched_config, lru_retention),  SHARE(sched_config, pin_limit),
+    SHARE(sched_config, speculative_limit), U32(sched_config, max_preemptions), FIELDS_END,
 };
 static const struct field traffic_fields[] = {
     U32(traffic_model, n_layer),
@@ -93,7 +82,7 @@ static const struct field device_fields[] = {
 
 /* A new member belongs into a table above: without it a recording does not say what the scheduler was told. */
 #if UINTPTR_MAX == UINT64_MAX
-_Static_assert(sizeof(struct sched_config) == 368, "struct sched_config has changed: see the tables above");
+_Static_assert(sizeof(struct sched_config) == 376, "struct sched_config has changed: see the tables above");
 _Static_assert(sizeof(struct sched_request) == 64, "struct sched_request has changed: see put_request and get_request");
 #endif
 
@@ -134,8 +123,8 @@ static int read_fields(const json_t *header, const char *name, const struct fiel
         } else if (f->kind == FIELD_BOOL && json_is_boolean(v)) {
             bool b = json_is_true(v);
             memcpy(at, &b, sizeof b);
-        } else if (f->kind == FIELD_F64 && json_is_number(v) && json_number_value(v) >= 0 &&
-                   json_number_value(v) <= 1e30) {
+        } else if (f->kind >= FIELD_F64 && json_is_number(v) &&
+                   json_number_value(v) >= (f->kind == FIELD_SHARE ? -1 : 0) && json_number_value(v) <= 1e30) {
             double d = json_number_value(v);
             memcpy(at, &d, sizeof d);
         } else {

@@ -37,6 +37,15 @@ void admit_slot(struct sched *s, uint32_t slot)
     forecast_started(s, q);
 }
 
+/* Does it fit beside those that were preempted as often as may be, all at their longest? */
+bool spent_fits(const struct sched *s, const struct seq *q)
+{
+    uint64_t n = region(s, q);
+    for (uint32_t slot = s->running.first; slot != INDEX_NONE && is_spent(s, &s->seqs[slot]); slot = s->seqs[slot].next)
+        n += region(s, &s->seqs[slot]);
+    return !is_spent(s, q) || n <= s->pool.n_chunks;
+}
+
 void admit_next(struct sched *s)
 {
     admit_slot(s, s->queue.first);
@@ -53,7 +62,8 @@ void stage_admit(struct sched *s, struct draft *d)
         struct seq *q = &s->seqs[s->queue.first];
         uint32_t n_idle, n_ready = kv_count_ready(s, q, &n_idle);
         uint64_t needed = chunks_for(s, q->n_tokens) - n_ready;
-        if (s->running.n > 0 && n_idle + needed + promised + decode_margin(s, q) > kv_available(s))
+        if (s->running.n > 0 &&
+            (!spent_fits(s, q) || n_idle + needed + promised + decode_margin(s, q) > kv_available(s)))
             return;
         promised += needed;
         admit_next(s);

@@ -434,7 +434,7 @@ static bool admits(struct sched *s, const struct seq *q)
     uint32_t n_idle, n_ready = kv_count_ready(s, q, &n_idle);
     /* What is held and promised now must fit: predictions do not bind the present. */
     uint64_t needed = chunks_for(s, q->n_tokens) - n_ready + n_idle, peak;
-    if (needed + s->running.n / 4 > kv_available(s))
+    if (needed + s->running.n / 4 > kv_available(s) || !spent_fits(s, q))
         return false;
     struct peak_seq p = newcomer(s, q, n_ready - n_idle);
     if (peak_upper(&s->forecast.peak, s->forecast.n_rounds, &p, &peak) && fits(s, q, peak, n_ready - n_idle))

@@ -25,12 +25,6 @@ void stage_admit_waiting(struct sched *s, struct draft *d)
     }
 }
 
-/* Chunks that a sequence's largest extent takes. */
-static uint64_t region(const struct sched *s, const struct seq *q)
-{
-    return chunks_for(s, q->max_tokens - 1);
-}
-
 static uint64_t reserved_regions(const struct sched *s)
 {
     uint64_t n = 0;

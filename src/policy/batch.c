@@ -1,7 +1,7 @@
 /* Batch composition: which rows run in the next step.
  *
- * One pass over the running sequences in their order of service. When chunks run out the youngest gives up its own,
- * and since the pass goes from the oldest to the youngest, whoever is preempted has no rows in the plan yet.
+ * One pass over the running sequences in their order of service. When chunks run out a younger one gives up its own, or the
+ * sequence waits if all were preempted as often as may be; and since the pass goes from the oldest to the youngest, whoever is preempted has no rows in the plan yet.
  */
 #include "policy/sched_impl.h"
 
@@ -86,12 +86,14 @@ static uint32_t rows_with_chunks(struct sched *s, struct seq *q, uint32_t slot, 
     uint32_t needed = chunks_for(s, q->n_past + n_rows) - q->n_table;
     bool has_room = q->n_table * s->config.chunk_tokens > q->n_past;
     while (needed > 0 && kv_available(s) == 0 && !has_room) {
-        if (s->retention.pinned.n > 0)
+        if (s->retention.pinned.n > 0) {
             kv_give_up_pin(s);
-        else if (s->running.last != slot)
-            seq_preempt(s, s->pipeline.traits & NODE_PRESSURE ? pressure_victim(s, slot) : s->running.last);
-        else
+            continue;
+        }
+        uint32_t victim = pressure_victim(s, slot);
+        if (victim == INDEX_NONE)
             break;
+        seq_preempt(s, victim);
     }
     while (s->running.n == 1 && needed > kv_available(s) && s->retention.pinned.n > 0)
         kv_give_up_pin(s); /* nobody else's end will give it what it needs */

@@ -18,6 +18,7 @@ static void check_seq(const struct sched *s, const struct seq *q)
     uint32_t chunk_tokens = s->config.chunk_tokens;
     MUST(q->n_tokens >= q->n_prompt && q->n_tokens < q->max_tokens && q->max_tokens <= s->config.max_context);
     MUST(q->n_hashes <= q->n_tokens / chunk_tokens);
+    MUST(!(s->pipeline.traits & NODE_BOUNDS_PREEMPTIONS) || q->n_preemptions <= s->config.max_preemptions);
     if (q->state == SEQ_QUEUED) {
         MUST(q->n_table == 0 && q->n_past == 0 && !q->in_plan && !q->cancelled);
         return;
@@ -116,9 +117,13 @@ static void check_lists(const struct sched *s)
     MUST(n_in_plan == (s->plan_is_out ? s->n_plan : 0));
     check_queue(s);
     uint32_t n_running = 0;
-    for (uint32_t slot = s->running.first; slot != INDEX_NONE; slot = s->seqs[slot].next, n_running++)
-        MUST(s->seqs[slot].next == INDEX_NONE || seq_before(&s->seqs[slot], &s->seqs[s->seqs[slot].next]));
-    MUST(n_running == s->running.n);
+    uint64_t n_spent_chunks = 0;
+    for (uint32_t slot = s->running.first; slot != INDEX_NONE; slot = s->seqs[slot].next, n_running++) {
+        const struct seq *q = &s->seqs[slot], *next = q->next == INDEX_NONE ? NULL : &s->seqs[q->next];
+        MUST(!next || (seq_before(q, next) && (is_spent(s, q) || !is_spent(s, next))));
+        n_spent_chunks += is_spent(s, q) ? region(s, q) : 0;
+    }
+    MUST(n_running == s->running.n && n_spent_chunks <= s->pool.n_chunks);
     MUST(s->stats.n_submitted == s->stats.n_refused + s->stats.n_finished + s->stats.n_cancelled + s->stats.n_failed +
                                      s->n_queued + s->running.n);
 }

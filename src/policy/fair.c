@@ -18,6 +18,7 @@
 #include "base/hash.h"
 #include "base/mem.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -174,7 +175,7 @@ void stage_age_bound(struct sched *s, struct draft *d)
     (void)d;
     uint32_t oldest = s->queue.by_wait.first;
     if (oldest == INDEX_NONE || s->now_s - s->seqs[oldest].waits_since_s < s->config.age_bound_s ||
-        isinf(s->seqs[s->queue.first].tag) || s->n_starts < s->aged_turn)
+        s->seqs[s->queue.first].tag <= -DBL_MAX || s->n_starts < s->aged_turn)
         return;
     queue_to_front(s, oldest);
     s->aged_turn = s->n_starts + 2;

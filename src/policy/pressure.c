@@ -12,9 +12,10 @@
  *   preempt            in batch.c, when a chunk is needed and there is none: pressure_victim
  *   refuse             requests are refused at arrival, when preempting went on for REFUSE_AFTER_S
  *
- * No livelock: nobody older than the one who needs a chunk is preempted, so the oldest always goes on; each preemption
- * doubles the margin that the victim must find before it comes back, and who was preempted MAX_PREEMPTIONS times is
- * spared while there is anybody else.
+ * No livelock: nobody before the one who needs a chunk in the order of service is preempted, so the first always goes on;
+ * each preemption doubles the margin that the victim must find before it comes back. After max_preemptions it is no victim
+ * any more: it goes first, when all such ones that run fit the pool at their longest, so that they never need each other's
+ * chunks. Who would need one of theirs waits.
  */
 #include "policy/sched_impl.h"
 
@@ -23,7 +24,6 @@
 #define HORIZON 2
 #define CALM 16
 #define BLOCKED_BY_SPECULATION 8 /* steps in a row */
-#define MAX_PREEMPTIONS 4
 #define REFUSE_AFTER_S 10.0
 #define REFUSE_AFTER_PREEMPTIONS 8
 
@@ -152,19 +152,24 @@ static double loss_bytes(const struct sched *s, const struct seq *q)
     return traffic_kv_bytes(&s->config.model, lost);
 }
 
-/* Who gives way to the sequence that needs a chunk: of the younger ones the one that loses least. */
+/* Who gives way to the sequence that needs a chunk: the youngest, or, with the ladder, of the younger ones the one that
+ * loses least. */
 uint32_t pressure_victim(const struct sched *s, uint32_t slot)
 {
-    uint32_t victim = INDEX_NONE;
+    uint32_t victim = INDEX_NONE, last = s->running.last;
     double least = INFINITY;
+    if (last == slot || is_spent(s, &s->seqs[last])) /* then all of them are */
+        return INDEX_NONE;
+    if (!(s->pipeline.traits & NODE_PRESSURE))
+        return last;
     for (uint32_t i = s->seqs[slot].next; i != INDEX_NONE; i = s->seqs[i].next) {
         const struct seq *q = &s->seqs[i];
         double loss = loss_bytes(s, q);
         bool frees = q->n_table > 0 && s->pool.refs[q->table[q->n_table - 1]] == 1;
-        if (frees && q->n_preemptions < MAX_PREEMPTIONS && loss <= least) {
+        if (frees && !is_spent(s, q) && loss <= least) {
             least = loss;
             victim = i;
         }
     }
-    return victim != INDEX_NONE ? victim : s->running.last;
+    return victim != INDEX_NONE ? victim : last;
 }

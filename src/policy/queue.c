@@ -6,6 +6,7 @@
 #include "base/hash.h"
 
 #include <assert.h>
+#include <float.h>
 #include <math.h>
 
 static double sum_of(const struct sched *s, uint32_t tree)
@@ -115,7 +116,7 @@ void queue_remove(struct sched *s, uint32_t slot)
 void queue_to_front(struct sched *s, uint32_t slot)
 {
     s->queue.root = take_out(s, s->queue.root, slot);
-    s->seqs[slot].tag = -INFINITY;
+    s->seqs[slot].tag = fmin(s->seqs[slot].tag, -DBL_MAX);
     s->queue.root = insert(s, s->queue.root, slot);
     find_first(s);
 }

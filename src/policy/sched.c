@@ -14,6 +14,7 @@
 #define REFUSE_AT_ARRIVAL 1.5 /* times the limit: who may still make it waits, and is refused when it is certain */
 #define MIN_RETRY_S 1.0
 #define DEFAULT_AGE_BOUND_S 30.0
+#define DEFAULT_MAX_PREEMPTIONS 4
 #define DEFAULT_BANDWIDTH_LIMIT 0.8 /* of what was measured: the rest is for what was predicted wrongly */
 
 /* Life. */
@@ -118,6 +119,8 @@ static void set_defaults(struct sched *s, const struct sched_config *c)
     s->classes[2] = class_or(&c->low, &s->classes[1], 4, 0.25);
     if (!(c->age_bound_s > 0))
         s->config.age_bound_s = DEFAULT_AGE_BOUND_S;
+    if (!c->max_preemptions)
+        s->config.max_preemptions = DEFAULT_MAX_PREEMPTIONS;
     if (!(c->bandwidth_limit > 0))
         s->config.bandwidth_limit = DEFAULT_BANDWIDTH_LIMIT;
     if (!c->max_step_outputs || c->max_step_outputs > c->max_step_tokens)

@@ -35,9 +35,10 @@
  *   static         such batches run to the end of their longest member before the next begins, padded to equal length.
  *   compute-first  slots are filled whenever one is free, and prefill goes before decoding.
  *
- * In all of them a sequence is preempted when the pool runs out, the youngest first, and never the oldest, so that
- * something always progresses; in those of weir's own each preemption doubles the margin that the victim must find
- * before it comes back.
+ * In all of them a sequence is preempted when the pool runs out, the youngest first, and never the first in the order of
+ * service, so that something always progresses. In those of weir's own each preemption doubles the margin that the victim
+ * must find before it comes back, and after max_preemptions it is first in the order of service and no victim any more: it
+ * comes back when it and all others of that kind that run fit the pool at their longest.
  */
 #ifndef WEIR_POLICY_SCHED_H
 #define WEIR_POLICY_SCHED_H
@@ -98,6 +99,7 @@ struct sched_config {
     double speculative_limit; /* share of what is free that may be reserved for what is only likely; 0: 0.3; negative:
                                  none */
     double pin_limit;         /* share of the pool that requests may pin; 0: 0.1; negative: none */
+    uint32_t max_preemptions; /* of a request; 0: 4. Not for the field's policies, which have no such bound. */
 };
 
 struct sched_request {

@@ -118,6 +118,7 @@ enum node_trait {
     NODE_LRU = 16,             /* as the field has it: the least recently used cached chunk goes first */
     NODE_SHARES_PREFILL = 128, /* long prompts leave time to others */
     NODE_HOMOGENEOUS = 256,    /* steps are made of similar lengths where that pays */
+    NODE_BOUNDS_PREEMPTIONS = 512,
 };
 
 /* One stage: a function of the scheduler's state and the draft, registered in pipeline.c. */
@@ -266,6 +267,18 @@ static inline uint32_t chunks_for(const struct sched *s, uint32_t n_tokens)
     return n_tokens / s->config.chunk_tokens + (n_tokens % s->config.chunk_tokens != 0);
 }
 
+/* Chunks that a sequence's largest extent takes. */
+static inline uint64_t region(const struct sched *s, const struct seq *q)
+{
+    return chunks_for(s, q->max_tokens - 1); /* the last token is never read back */
+}
+
+/* It was preempted as often as may be. Such ones are first in the order of service, and fit the pool together. */
+static inline bool is_spent(const struct sched *s, const struct seq *q)
+{
+    return q->n_preemptions >= s->config.max_preemptions && (s->pipeline.traits & NODE_BOUNDS_PREEMPTIONS);
+}
+
 /* seqs.c: the order of service, and where a sequence stands. */
 bool seq_before(const struct seq *a, const struct seq *b);
 void list_append(struct sched *s, struct seq_list *l, uint32_t slot);
@@ -334,6 +347,7 @@ void stage_batch_prefill_first(struct sched *s, struct draft *d);
 
 void admit_next(struct sched *s); /* the head of the queue starts */
 void admit_slot(struct sched *s, uint32_t slot);
+bool spent_fits(const struct sched *s, const struct seq *q); /* or it was not preempted that often */
 void batch_begin(struct sched *s, struct draft *d);
 void batch_one(struct sched *s, struct draft *d, uint32_t slot);
 
@@ -380,7 +394,7 @@ void probe_stopped(struct sched *s, struct seq *q);
 void stage_pressure(struct sched *s, struct draft *d);
 void pressure_advance(struct sched *s, double to_s);
 void pressure_preempted(struct sched *s, const struct seq *q);
-uint32_t pressure_victim(const struct sched *s, uint32_t slot);
+uint32_t pressure_victim(const struct sched *s, uint32_t slot); /* INDEX_NONE: nobody gives way to it */
 
 /* drain.c */
 void drain_note(struct drain_rate *r, double now_s);

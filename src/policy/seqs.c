@@ -2,6 +2,7 @@
 #include "policy/sched_impl.h"
 
 #include <assert.h>
+#include <math.h>
 
 bool seq_before(const struct seq *a, const struct seq *b)
 {
@@ -74,13 +75,16 @@ static void seq_stop(struct sched *s, uint32_t slot, bool preempted)
 
 void seq_preempt(struct sched *s, uint32_t slot)
 {
-    assert(!s->seqs[slot].in_plan);
+    struct seq *q = &s->seqs[slot];
+    assert(!q->in_plan && !is_spent(s, q));
     seq_stop(s, slot, true);
-    s->seqs[slot].n_preemptions++;
+    q->n_preemptions++;
+    if (is_spent(s, q))
+        q->tag = -INFINITY;
     s->stats.n_preemptions++;
     s->plan_preempted = true;
-    pressure_preempted(s, &s->seqs[slot]);
-    forecast_queued(s, &s->seqs[slot]);
+    pressure_preempted(s, q);
+    forecast_queued(s, q);
     queue_push(s, slot);
 }
 

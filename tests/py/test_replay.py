@@ -108,6 +108,24 @@ class Report(unittest.TestCase):
         self.assertEqual([(x["max_step_tokens"], x["max_running"]) for x in r["runs"]], [(8192, 256), (512, 8)])
         self.assertLessEqual(max(r["runs"][1]["series"]["running"]), 8)
 
+    def test_settings_of_the_scheduler(self):
+        self.dir = tempfile.TemporaryDirectory()
+        self.addCleanup(self.dir.cleanup)
+        pressed = ["--synthetic", "--requests", "1500", "--rate", "6", "--mean-turns", "4", "--gap-median", "3",
+                   "--output-sigma", "2", "--memory-fraction", "0.27", "--slo", "ttft=30,itl=0.5", "--policy", "weir"]
+        usual = report(*pressed)["runs"][0]
+        none = report(*pressed, "--speculative-limit", "0")["runs"][0]  # as without the node
+        nodes = os.path.join(self.dir.name, "no-reserve.json")
+        with open(nodes, "w", encoding="utf-8") as f:
+            json.dump({"name": "no-reserve", "nodes": [n for n in usual["nodes"] if n != "reserve"]}, f)
+        self.assertEqual(none["ttft_s"], report(*pressed[:-1], nodes)["runs"][0]["ttft_s"])
+        self.assertNotEqual(none["ttft_s"], usual["ttft_s"])
+        lru = report(*pressed, "--retention", "lru")["runs"][0]
+        self.assertNotEqual(usual["prefix_hit_share"], lru["prefix_hit_share"])
+        fcfs = [*pressed[:-1], "fcfs"]  # it looks less far ahead
+        self.assertIn(report(*fcfs)["runs"][0]["preempted_most"], (2, 3, 4))
+        self.assertEqual(report(*fcfs, "--max-preemptions", "1")["runs"][0]["preempted_most"], 1)
+
     def test_wrong_input_explains_itself(self):
         for args, says in ((["--synthetic", "x.csv"], "takes no trace"),
                            ([], "name one trace"),
@@ -121,6 +139,10 @@ class Report(unittest.TestCase):
                            ([*SMALL, "--device", "100xh100-sxm"], "h100"),
                            ([*SMALL, "--price", "b200=3"], "not among the devices"),
                            ([*SMALL, "--price", "cheap"], "neither a price"),
+                           ([*SMALL, "--pin-limit", "2"], "pin-limit"),
+                           ([*SMALL, "--speculative-limit", "-1"], "speculative-limit"),
+                           ([*SMALL, "--max-preemptions", "0"], "max-preemptions"),
+                           ([*SMALL, "--retention", "fifo"], "must be value or lru"),
                            ([*SMALL, "--model", "llama-3.1-70b"], "leaves no room for KV"),
                            ([*SMALL, "--html", "/nonexistent/x.html"], "No such file")):
             out = weir(*args, ok=False)
@@ -138,7 +160,7 @@ class Recording(unittest.TestCase):
         cls.dir = tempfile.TemporaryDirectory()
         cls.path = os.path.join(cls.dir.name, "flight.rec")
         server = subprocess.Popen([WEIR, "serve", "--port", "0", "--record", cls.path, "--max-running", "6",
-                                   "--max-queued", "30", "--kv-chunks", "80", "--ctx", "1024", "--api-key", "sk-secret-7",
+                                   "--max-queued", "30", "--pin-limit", "0", "--kv-chunks", "80", "--ctx", "1024", "--api-key", "sk-secret-7",
                                    "--log-level", "off"], stdout=subprocess.PIPE, text=True)
         url = re.search(r"http://\S+", server.stdout.readline()).group(0)
         rng = random.Random(3)
@@ -189,6 +211,16 @@ class Recording(unittest.TestCase):
         self.assertEqual(r["replicas"][0]["device"], "l4")
         for x in r["runs"][1:]:
             self.assertEqual(x["finished"] + x["refused"], 60)
+
+    def test_what_other_settings_would_have_done(self):
+        for setting in (["--retention", "lru"], ["--speculative-limit", "0"], ["--pin-limit", "0.5"],
+                        ["--max-preemptions", "1"]):
+            r = report(self.path, *setting, "--policy", "weir")
+            self.assertEqual([x["policy"] for x in r["runs"]], ["live", "weir"], setting)
+            self.assertTrue(r["recording"]["equal"])
+        r = report(self.path, "--retention", "lru")  # alone it asks what would have been too
+        self.assertEqual([x["policy"] for x in r["runs"]], ["live", "weir", "vllm"])
+        self.assertIn("must be value or lru", weir(self.path, "--retention", "fifo", ok=False).stderr)
 
     def test_nothing_private_is_in_it(self):
         with open(self.path, "rb") as f:
