@@ -31,6 +31,7 @@ struct world {
     uint64_t n_ids;
     double now_s;
     uint32_t n_finished, n_refused, n_cancelled, n_failed, n_tokens, n_steps, n_rotations, n_refused_at_once;
+    uint32_t n_before[2]; /* steps before the last two segments */
 };
 
 static struct sched_config config(const struct sched_policy *policy)
@@ -168,11 +169,14 @@ static void rotate(struct world *w)
     for (int i = 0; i < MAX_LIVE; i++) {
         struct sched_request r = w->live[i].sent;
         r.chunk_hashes = w->live[i].hashes;
-        r.n_chunk_hashes = w->live[i].n_prompt / CHUNK;
+        r.n_chunk_hashes = w->live[i].n_hashes;
         if (w->live[i].id)
             recorder_live(w->recorder, &r, w->live[i].n_output);
     }
+    recorder_state(w->recorder, w->sched);
     w->n_rotations++;
+    w->n_before[0] = w->n_before[1];
+    w->n_before[1] = w->n_steps;
 }
 
 static void live_run(struct world *w, const char *policy, uint64_t seed, uint32_t n_steps, size_t max_bytes)
@@ -181,6 +185,7 @@ static void live_run(struct world *w, const char *policy, uint64_t seed, uint32_
     struct err e = {0};
     assert_int_equal(policy_open(&pipeline, policy, &e), 0);
     *w = (struct world){.config = config(&pipeline), .rng = {seed}, .now_s = 5000};
+    w->config.model.mixed_length_waste = seed % 3 ? 0 : 0.5;
     w->config.prefix_cache = seed % 4 != 3 && strcmp(policy, "static") != 0 && strcmp(policy, "contiguous") != 0;
     assert_int_equal(sched_create(&w->sched, &w->config, &e), 0);
     if (recorder_open(&w->recorder, path, max_bytes, "a model", &w->config, w->now_s, &e))
@@ -284,40 +289,43 @@ static void its_traffic_can_be_simulated(void **state)
     sched_destroy(w.sched);
 }
 
-/* The first segment and the one after it are compared; a later one gives its traffic. */
-static void segments(void **state)
+static void play_equal(uint32_t n_segments, uint32_t n_plans)
 {
-    (void)state;
-    struct world w;
     struct playback p;
     struct err e = {0};
-    uint32_t n_steps = 200;
-    for (;; n_steps += 40) {
-        live_run(&w, "weir", 5, n_steps, 128 << 10);
-        sched_destroy(w.sched);
-        if (w.n_rotations)
-            break;
-        unlink(path);
-    }
-    assert_int_equal(w.n_rotations, 1);
-    open_equal(&p, &w);
-    assert_int_equal(p.n_segments, 2);
-    playback_close(&p);
-    unlink(old_path); /* and now without what was before */
-    assert_int_equal(playback_open(&p, path, NULL, NULL, &e), 0);
-    assert_true(!p.compared && !*p.difference && p.n_plans == 0 && p.trace.n_requests > 0);
-    playback_close(&p);
-    live_run(&w, "weir", 5, 5 * n_steps, 128 << 10);
-    sched_destroy(w.sched);
-    assert_true(w.n_rotations > 1);
     if (playback_open(&p, path, NULL, NULL, &e))
         fail_msg("%s", e.msg);
-    assert_true(!p.compared && p.n_segments == 2);
-    uint32_t n_done = 0;
-    for (uint32_t i = 0; i < p.live.n_requests; i++)
-        n_done += p.live.requests[i].state == REPLAY_DONE;
-    assert_true(n_done > 20 && p.live.generated_tokens > 200);
+    assert_string_equal(p.difference, "");
+    assert_true(p.compared && p.n_segments == n_segments && p.trace.n_requests > 0);
+    assert_int_equal(p.n_plans, n_plans);
+    assert_int_equal(p.live.n_steps, n_plans);
+    assert_int_equal(p.live.sched.n_steps, n_plans);
     playback_close(&p);
+}
+
+/* However often the files were rotated, what is left is reproduced: both files, and the last one alone. */
+static void what_is_left_of_many_segments(void **state)
+{
+    (void)state;
+    static const char *const policies[] = {"weir", "vllm", "fcfs", "contiguous", "static", "compute-first"};
+    uint32_t n_rotations = 0, n_wanted = 0;
+    for (size_t k = 0; k < sizeof policies / sizeof *policies; k++) {
+        for (uint64_t seed = 0; seed < 10; seed++) {
+            struct world w;
+            live_run(&w, policies[k], seed * 11 + k, 3000, 256 << 10);
+            sched_check(w.sched);
+            sched_destroy(w.sched);
+            n_rotations += w.n_rotations;
+            n_wanted += 3;
+            if (w.n_rotations) {
+                play_equal(2, w.n_steps - w.n_before[0]);
+                unlink(old_path);
+                play_equal(1, w.n_steps - w.n_before[1]);
+            }
+            unlink(path);
+        }
+    }
+    assert_true(n_rotations > n_wanted);
 }
 
 /* A recording whose decisions were others: told at the first one, and the figures are there all the same. */
@@ -353,12 +361,67 @@ static void a_difference_is_told(void **state)
     free(text);
 }
 
+/* The last file of a recording, whole. */
+static char *read_last_file(size_t *n)
+{
+    struct world w;
+    char *text;
+    uint64_t seed = 3;
+    do {
+        unlink(path);
+        live_run(&w, "weir", seed++, 3000, 256 << 10);
+        sched_destroy(w.sched);
+    } while (w.n_rotations < 2);
+    assert_int_equal(file_read(path, 1 << 24, &text, n, NULL), 0);
+    return text;
+}
+
+/* Bytes of the state, which lies in the frames after the header, are changed: refused, or played as they say, but nothing
+ * is touched that is not there. */
+static void hostile_states(void **state)
+{
+    (void)state;
+    size_t n, n_state = 0;
+    char *text = read_last_file(&n), *copy = malloc(n);
+    struct rng rng = {1};
+    uint32_t n_refused = 0, n_header, n_frame;
+    memcpy(&n_header, text + 8, 4);
+    size_t frame = 16 + n_header;
+    memcpy(&n_frame, text + frame, 4);
+    n_state = n_frame < 16384 ? n_frame : 16384;
+    assert_true(n_state > 4096);
+    for (int i = 0; i < 4000; i++) {
+        struct playback p;
+        struct record_reader *r;
+        struct err e = {0};
+        memcpy(copy, text, n);
+        for (uint64_t k = 1 + rng_below(&rng, 3); k; k--) {
+            unsigned char *at = (unsigned char *)copy + frame + 8 + rng_below(&rng, n_state);
+            *at = (unsigned char)(rng_below(&rng, 2) ? *at ^ 1u << rng_below(&rng, 8) : 0 - rng_below(&rng, 2));
+        }
+        uint32_t check = (uint32_t)hash_bytes(copy + frame + 8, n_frame, 0);
+        memcpy(copy + frame + 4, &check, 4);
+        assert_int_equal(record_open_memory(&r, copy, n, &e), 0);
+        if (playback_play(&p, &r, 1, NULL, NULL, &e)) {
+            assert_true(e.code == WEIR_EFORMAT && *e.msg);
+            n_refused++;
+        } else {
+            playback_close(&p);
+        }
+        record_close(r);
+    }
+    if (n_refused <= 400)
+        print_message("only %u refused\n", n_refused);
+    assert_true(n_refused > 400);
+    free(copy);
+    free(text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        RECORD_TEST(every_decision_is_reproduced),
-        RECORD_TEST(its_traffic_can_be_simulated),
-        RECORD_TEST(segments),
+        RECORD_TEST(every_decision_is_reproduced),  RECORD_TEST(its_traffic_can_be_simulated),
+        RECORD_TEST(what_is_left_of_many_segments), RECORD_TEST(hostile_states),
         RECORD_TEST(a_difference_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

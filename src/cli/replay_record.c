@@ -1,5 +1,6 @@
 #include "cli/replay_record.h"
 
+#include "base/buf.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "policy/index_map.h"
@@ -15,6 +16,7 @@
 #define MAX_CHUNKS (1u << 23)
 #define MAX_TABLE_CELLS ((uint64_t)1 << 28)
 #define MAX_HASHES ((uint64_t)1 << 29)
+#define MAX_STATE_BYTES ((size_t)1 << 32)
 #define GUESSED_OUTPUT 128 /* where nobody finished */
 
 /* A request from its submit to its end. */
@@ -31,7 +33,10 @@ struct live {
 struct player {
     struct playback *p;
     struct err *e;
-    struct sched *sched; /* NULL: not or no longer compared */
+    struct sched *sched;     /* NULL: not or no longer compared */
+    struct sched *fresh;     /* waits for the state with which the recording begins */
+    struct buf state;        /* pieces of it, so far */
+    struct sched_stats past; /* counters of it: of what was before the recording */
     struct index_map by_id;
     struct live *live; /* [max_live] */
     uint32_t *unused;  /* [max_live - by_id.n] */
@@ -161,6 +166,7 @@ static int end_live(struct player *y, struct live *l, enum replay_state state, u
     bool is_whole = state == REPLAY_DONE || (state == REPLAY_CANCELLED && n_output);
     t->n_output = !is_whole ? 0 : n_output > TRACE_MAX_TOKENS ? TRACE_MAX_TOKENS : n_output ? n_output : 1;
     if (state == REPLAY_DONE) {
+        l->last_s = l->last_s >= 0 ? l->last_s : figure_s(y);
         double first_s = l->first_s >= 0 ? l->first_s : l->last_s;
         q->ttft_s = (float)(first_s - q->arrival_s);
         q->e2e_s = (float)(l->last_s - q->arrival_s);
@@ -178,7 +184,7 @@ static int add_live(struct player *y, const struct sched_request *r, uint32_t n_
     uint64_t room = (most < c->max_context ? most : c->max_context) / c->chunk_tokens;
     if (!r->id || !r->n_prompt || r->n_prompt > TRACE_MAX_TOKENS || !r->max_new_tokens || find_live(y, r->id))
         return bad(y, "a request has no id of its own, no tokens or too many");
-    if (r->n_chunk_hashes > r->n_prompt / c->chunk_tokens)
+    if (r->n_chunk_hashes > ((uint64_t)r->n_prompt + n_output) / c->chunk_tokens)
         return bad(y, "a request has more chunk hashes than chunks");
     if (room < r->n_chunk_hashes)
         room = r->n_chunk_hashes; /* longer than the context: it will be refused */
@@ -360,7 +366,7 @@ static void count_tokens(struct player *y)
         struct live *l = find_live(y, y->plan.seqs[k].id);
         if (!y->outcomes[k].sampled)
             continue;
-        if (l->n_output++)
+        if (l->n_output++ && l->last_s >= 0)
             replay_result_gap(r, figure_s(y) - l->last_s);
         l->last_s = figure_s(y);
         r->generated_tokens++;
@@ -417,24 +423,109 @@ static int play_commit(struct player *y, const struct record_item *i)
     return 0;
 }
 
+/* --- a recording that begins in the middle ----------------------------------------------------------------------- */
+
+static int play_live(struct player *y, const struct record_item *i)
+{
+    struct live *l;
+    if (find_live(y, i->request.id))
+        return 0; /* known from the segment before */
+    begin_time(y);
+    int fail = add_live(y, &i->request, i->n_output, &l);
+    if (!fail && i->n_output) { /* before this segment */
+        l->first_s = 0;
+        l->last_s = -1;
+    }
+    return fail;
+}
+
+static void drop_fresh(struct player *y)
+{
+    sched_destroy(y->fresh);
+    y->fresh = NULL;
+}
+
+static bool hashes_of(void *user, uint64_t id, const uint64_t **hashes, uint32_t *n)
+{
+    const struct live *l = find_live(user, id);
+    *hashes = l ? l->hashes : NULL;
+    *n = l ? l->n_hashes : 0;
+    return l;
+}
+
+/* The scheduler that waits for it goes on from here. */
+static int take_state(struct player *y)
+{
+    double now_s = y->now_s;
+    int fail = sched_load(y->fresh, y->state.data, y->state.len, hashes_of, y, &now_s, y->e);
+    if (fail) {
+        drop_fresh(y);
+        return fail == WEIR_EUNSUPPORTED ? 0 : fail; /* of another version: not compared */
+    }
+    if (now_s > y->now_s)
+        return bad(y, "the scheduler's state is of later");
+    y->sched = y->fresh;
+    y->fresh = NULL;
+    y->p->compared = true;
+    sched_stats(y->sched, &y->past);
+    y->n_preemptions = y->past.n_preemptions;
+    read_gauges(y);
+    return 0;
+}
+
+/* What is left of the bytes that come out; NULL at: they are others. */
+struct rest {
+    const char *at, *end;
+};
+
+static void match(void *user, const void *bytes, size_t n)
+{
+    struct rest *r = user;
+    if (r->at && n <= (size_t)(r->end - r->at) && !memcmp(r->at, bytes, n))
+        r->at += n;
+    else
+        r->at = NULL;
+}
+
+static int play_state(struct player *y, const struct record_item *i)
+{
+    if (y->plan_is_out)
+        return bad(y, "the scheduler's state within a step");
+    if (!y->fresh && !y->sched)
+        return 0;
+    if (buf_add(&y->state, i->state, i->n_state))
+        return err_set(y->e, y->state.failed, "the scheduler's state is too large");
+    if (!i->is_last)
+        return 0;
+    int fail = 0;
+    if (y->sched) {
+        struct rest left = {y->state.data, y->state.data + y->state.len};
+        sched_save(y->sched, match, &left);
+        if (left.at != left.end)
+            differ(y, "the scheduler's state, when the recording went on to another file");
+    } else {
+        fail = take_state(y);
+    }
+    buf_clear(&y->state);
+    return fail;
+}
+
 static int play_item(struct player *y, const struct record_item *i)
 {
-    bool timed = i->type != RECORD_LIVE && i->type != RECORD_OUTCOME && i->type != RECORD_EVENT;
+    bool timed =
+        i->type == RECORD_SUBMIT || i->type == RECORD_CANCEL || i->type == RECORD_PLAN || i->type == RECORD_COMMIT;
     int fail = timed ? move_to(y, i->now_s) : 0;
     if (fail)
         return fail;
-    struct live *l;
+    if (y->fresh && i->type != RECORD_LIVE && i->type != RECORD_STATE)
+        drop_fresh(y);
     switch (i->type) {
     case RECORD_SUBMIT:
         return play_submit(y, i);
     case RECORD_LIVE:
-        if (find_live(y, i->request.id))
-            return 0; /* known from the segment before */
-        begin_time(y);
-        fail = add_live(y, &i->request, i->n_output, &l);
-        if (!fail && i->n_output)
-            l->first_s = 0; /* before this segment */
-        return fail;
+        return play_live(y, i);
+    case RECORD_STATE:
+        return play_state(y, i);
     case RECORD_CANCEL:
         if (y->sched)
             sched_cancel(y->sched, i->id, i->now_s);
@@ -466,13 +557,10 @@ static int make_player(struct player *y, const struct record_header *h, struct e
         (uint64_t)c->max_running * (c->max_context / c->chunk_tokens + 1) > MAX_TABLE_CELLS)
         return err_set(e, WEIR_ELIMIT, "the recording is of a scheduler of implausible size");
     p->compared = h->segment == 0;
-    int fail = sched_create(&y->sched, &p->sched, e); /* checks the configuration too */
+    buf_init(&y->state, MAX_STATE_BYTES);
+    int fail = sched_create(p->compared ? &y->sched : &y->fresh, &p->sched, e); /* checks the configuration too */
     if (fail)
         return fail;
-    if (!p->compared) {
-        sched_destroy(y->sched);
-        y->sched = NULL;
-    }
     if (c->has_model)
         calibrate_init(&p->fitted, &c->model, &c->device);
     p->trace.block_tokens = c->chunk_tokens;
@@ -527,7 +615,7 @@ static int finish(struct player *y)
     if (y->sched) {
         struct sched_stats st;
         sched_stats(y->sched, &st);
-        replay_result_add_stats(&p->live, &st);
+        replay_result_add_stats(&p->live, &st, &y->past);
     }
     return fail;
 }
@@ -554,6 +642,8 @@ int playback_play(struct playback *p, struct record_reader *const *readers, uint
     for (uint32_t slot = 0; y.live && slot < y.max_live; slot++)
         free(y.live[slot].hashes);
     sched_destroy(y.sched);
+    sched_destroy(y.fresh);
+    buf_finish(&y.state);
     index_map_finish(&y.by_id);
     free(y.live);
     free(y.unused);

@@ -3,7 +3,7 @@
  * The same scheduler is made from the recorded configuration and told what the live one was told. Each plan's digest
  * and each request's end is compared with what the live scheduler decided; the first difference is told, and from there
  * on only what the recording itself says is used. Decisions can be compared if the recording begins with the server
- * (segment 0, or segment 1 with FILE.1 beside it). Floating-point libraries differ in the last bit between kinds of
+ * (segment 0) or with a state of its scheduler. Floating-point libraries differ in the last bit between kinds of
  * machines, so equality is promised for the same build on the same kind.
  *
  * Besides: the figures of the live run, the traffic as a trace for other policies and devices, and the live device's

@@ -35,7 +35,9 @@ static void put_playback(const struct playback *p, struct buf *b)
         buf_printf(b, "All decisions are equal to the live ones: %" PRIu64 " plans, %" PRIu64 " ends of requests.\n",
                    p->n_plans, p->n_ends);
     else
-        buf_printf(b, "The recording begins in the middle of a run: decisions cannot be compared, its traffic can.\n");
+        buf_printf(b, "The recording begins in the middle of a run, without a state of the scheduler that this weir "
+                      "can read: decisions "
+                      "cannot be compared, its traffic can.\n");
     if (p->torn_bytes)
         buf_printf(b, "Its last %zu bytes are torn and were left out.\n", p->torn_bytes);
     if (p->n_drawn)

@@ -118,27 +118,29 @@ static void add_calibration(struct calibration_stats *sum, const struct calibrat
     sum->peak_abs_error_sum += x->peak_abs_error_sum;
 }
 
-void replay_result_add_stats(struct replay_result *r, const struct sched_stats *x)
+void replay_result_add_stats(struct replay_result *r, const struct sched_stats *x, const struct sched_stats *past)
 {
+    static const struct sched_stats none;
     struct sched_stats *sum = &r->sched;
+    past = past ? past : &none;
     sum->chunks_total += x->chunks_total;
-    sum->n_submitted += x->n_submitted;
-    sum->n_finished += x->n_finished;
-    sum->n_refused += x->n_refused;
-    sum->n_cancelled += x->n_cancelled;
-    sum->n_failed += x->n_failed;
-    sum->n_preemptions += x->n_preemptions;
-    sum->n_grouped_steps += x->n_grouped_steps;
-    sum->n_left_out += x->n_left_out;
-    sum->prompt_tokens += x->prompt_tokens;
-    sum->generated_tokens += x->generated_tokens;
-    sum->recomputed_tokens += x->recomputed_tokens;
-    sum->prefix_query_tokens += x->prefix_query_tokens;
-    sum->prefix_hit_tokens += x->prefix_hit_tokens;
-    sum->n_evicted_chunks += x->n_evicted_chunks;
-    sum->n_steps += x->n_steps;
-    sum->prediction.n += x->prediction.n;
-    sum->prediction.abs_sum += x->prediction.abs_sum;
+    sum->n_submitted += x->n_submitted - past->n_submitted;
+    sum->n_finished += x->n_finished - past->n_finished;
+    sum->n_refused += x->n_refused - past->n_refused;
+    sum->n_cancelled += x->n_cancelled - past->n_cancelled;
+    sum->n_failed += x->n_failed - past->n_failed;
+    sum->n_preemptions += x->n_preemptions - past->n_preemptions;
+    sum->n_grouped_steps += x->n_grouped_steps - past->n_grouped_steps;
+    sum->n_left_out += x->n_left_out - past->n_left_out;
+    sum->prompt_tokens += x->prompt_tokens - past->prompt_tokens;
+    sum->generated_tokens += x->generated_tokens - past->generated_tokens;
+    sum->recomputed_tokens += x->recomputed_tokens - past->recomputed_tokens;
+    sum->prefix_query_tokens += x->prefix_query_tokens - past->prefix_query_tokens;
+    sum->prefix_hit_tokens += x->prefix_hit_tokens - past->prefix_hit_tokens;
+    sum->n_evicted_chunks += x->n_evicted_chunks - past->n_evicted_chunks;
+    sum->n_steps += x->n_steps - past->n_steps;
+    sum->prediction.n += x->prediction.n - past->prediction.n;
+    sum->prediction.abs_sum += x->prediction.abs_sum - past->prediction.abs_sum;
     if (x->memory.pressure.n_preempted_most > sum->memory.pressure.n_preempted_most)
         sum->memory.pressure.n_preempted_most = x->memory.pressure.n_preempted_most;
     add_calibration(&sum->memory.calibration, &x->memory.calibration);

@@ -73,8 +73,8 @@ void replay_result_gap(struct replay_result *r, double gap_s);
 /* A step of busy_s that ended at at_s. */
 void replay_result_step(struct replay_result *r, double at_s, double busy_s, double bytes, double flops);
 
-/* Adds a scheduler's counters. */
-void replay_result_add_stats(struct replay_result *r, const struct sched_stats *x);
+/* Adds a scheduler's counters, without those of the past (NULL: none). */
+void replay_result_add_stats(struct replay_result *r, const struct sched_stats *x, const struct sched_stats *past);
 
 /* Of the devices that it ran on, together. 0: not known. */
 struct replay_capacity {

@@ -405,7 +405,7 @@ int replay_run(const struct replay_config *c, struct replay_result *out, struct 
         struct sched_stats st;
         if (s.replicas[i].sched) {
             sched_stats(s.replicas[i].sched, &st);
-            replay_result_add_stats(out, &st);
+            replay_result_add_stats(out, &st, NULL);
         }
         sched_destroy(s.replicas[i].sched);
         free(s.replicas[i].outcomes);

@@ -251,6 +251,7 @@ static void rotate_recording(struct engine *en)
         struct sched_request r = request_of(en, g);
         recorder_live(en->recorder, &r, g->n_tokens - g->n_prompt);
     }
+    recorder_state(en->recorder, en->sched);
 }
 
 static bool plan_step(struct engine *en, struct plan *plan)

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #define FRAME_HEAD_BYTES 8
+#define STATE_PIECE_BYTES ((size_t)1 << 20)
 
 static const char magic[8] = "weirrec1";
 
@@ -26,7 +27,8 @@ struct recorder {
     char *path, *old_path, *model;
     int fd; /* -1: given up */
     size_t segment_bytes, written_bytes;
-    struct buf frame; /* head and payload of the frame that is being filled */
+    size_t full_bytes; /* of the present segment: more than segment_bytes where its begin alone takes those */
+    struct buf frame;  /* head and payload of the frame that is being filled */
     double flushed_s, now_s;
     uint64_t run, key_secret;
     uint32_t segment;
@@ -251,6 +253,37 @@ void recorder_live(struct recorder *r, const struct sched_request *q, uint32_t n
     end_record(r);
 }
 
+static void put_in_buf(void *buf, const void *bytes, size_t n)
+{
+    buf_add(buf, bytes, n);
+}
+
+void recorder_state(struct recorder *r, struct sched *s)
+{
+    if (!r || r->fd < 0)
+        return;
+    struct buf state;
+    buf_init(&state, r->segment_bytes / 2);
+    sched_save(s, put_in_buf, &state);
+    if (state.failed)
+        LOG(LOG_WARN,
+            state.failed == WEIR_ELIMIT ? "the scheduler's state is too large for this part of the recording, whose "
+                                          "decisions cannot be compared: raise --record-max-bytes"
+                                        : "no memory for the scheduler's state in the recording",
+            {"file", log_str(r->path)}, {"max_bytes", log_u64(r->segment_bytes * 2)});
+    for (size_t at = 0; !state.failed && at < state.len; at += STATE_PIECE_BYTES) {
+        size_t n = state.len - at < STATE_PIECE_BYTES ? state.len - at : STATE_PIECE_BYTES;
+        begin(r, RECORD_STATE);
+        buf_addc(&r->frame, at + n == state.len);
+        put_varint(r, n);
+        buf_add(&r->frame, state.data + at, n);
+        end_record(r);
+    }
+    buf_finish(&state);
+    size_t least = r->written_bytes + r->frame.len + r->segment_bytes / 4;
+    r->full_bytes = least > r->segment_bytes ? least : r->segment_bytes;
+}
+
 /* --- segments --------------------------------------------------------------------------------------------------- */
 
 /* Moves a recording that stands at the path out of the way; refuses to touch anything else. */
@@ -295,6 +328,7 @@ static int begin_segment(struct recorder *r, double now_s, struct err *e)
     if (r->fd < 0)
         return err_errno(e, "%s", r->path);
     r->written_bytes = 0;
+    r->full_bytes = r->segment_bytes;
     write_all(r, magic, sizeof magic);
     write_header(r, now_s);
     return 0;
@@ -302,7 +336,7 @@ static int begin_segment(struct recorder *r, double now_s, struct err *e)
 
 bool recorder_is_full(const struct recorder *r)
 {
-    return r && r->fd >= 0 && r->written_bytes + r->frame.len >= r->segment_bytes;
+    return r && r->fd >= 0 && r->written_bytes + r->frame.len >= r->full_bytes;
 }
 
 void recorder_rotate(struct recorder *r, double now_s)

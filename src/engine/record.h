@@ -8,9 +8,9 @@
  * given up with a warning; serving goes on. Every recorder_X takes NULL, which records nothing.
  *
  * Rotation. FILE grows to half of max_bytes, is renamed to FILE.1 in place of an older one, and a new FILE begins: a
- * segment. Segment 0 begins with an empty scheduler, so its decisions can be reproduced; a later one does if the one
- * before it is there too. A later segment begins with the requests that are live (RECORD_LIVE), so its traffic is
- * complete alone. A recording that is found at FILE at the start (of the run before) is kept as FILE.1.
+ * segment. Segment 0 begins with an empty scheduler; a later one with the requests that are live (RECORD_LIVE) and the
+ * scheduler's whole state (RECORD_STATE), so each can be reproduced without those before it. A state that would take more
+ * than half of a segment is left out, with a warning: such a segment is traffic alone. A recording that is found at FILE at the start (of the run before) is kept as FILE.1.
  *
  * Format, little-endian. A file is the 8 bytes "weirrec1", then frames:
  *
@@ -22,12 +22,13 @@
  * hold records: a type byte, then
  *
  *   SUBMIT   f64 now_s, request, u8 reason + 1 if it was refused at once, else 0
- *   LIVE     request, u32v tokens produced so far          only at the begin of a later segment
+ *   LIVE     request, u32v tokens produced so far          only at the begin of a later segment; with all hashes known
  *   CANCEL   f64 now_s, u64v id
  *   PLAN     f64 now_s, u32v n_seqs, u64 digest            n_seqs 0, without digest: nothing to run
  *   OUTCOME  u64v id, u8 flags (1 sampled, 2 finished, 4 this is the first token), u32v n, u64[n] hashes of chunks that
  *            are full now. Sequences of a plan without one: sampled as planned, went on, no new hash.
  *   COMMIT   f64 now_s, f64 seconds, f64 bytes, u8 failed
+ *   STATE    u8 is the last piece, u32v n, u8[n] of sched_save's bytes    behind LIVE
  *   EVENT    u64v id, u8 state, u8 reason, u32v n_output   a terminal event was taken, after so many tokens
  *   request: u64v id, u32v n_prompt, u32v max_new_tokens, u32v n_prompt_logits, u32v n_pinned, i32v priority (zigzag),
  *            u64 key, f64 itl_target_s, f64 ttft_limit_s, u32v n_chunk_hashes, u64[n_chunk_hashes]
@@ -61,6 +62,7 @@ enum record_type {
     RECORD_OUTCOME,
     RECORD_COMMIT,
     RECORD_EVENT,
+    RECORD_STATE,
 };
 
 /* What a plan decided: who runs how many rows in which chunks, and the copies. Not its predictions. Of a decoding
@@ -90,10 +92,12 @@ void recorder_event(struct recorder *r, const struct sched_event *ev, uint32_t n
 
 void recorder_flush(struct recorder *r); /* the engine goes idle */
 
-/* True when it is time to rotate: then, with no plan out, recorder_rotate, and recorder_live for each live request. */
+/* True when it is time to rotate: then, with no plan out, recorder_rotate, recorder_live for each live request, and
+ * recorder_state. */
 bool recorder_is_full(const struct recorder *r);
 void recorder_rotate(struct recorder *r, double now_s);
 void recorder_live(struct recorder *r, const struct sched_request *q, uint32_t n_output);
+void recorder_state(struct recorder *r, struct sched *s);
 
 /* --- reading ---------------------------------------------------------------------------------------------------- */
 
@@ -122,6 +126,9 @@ struct record_item {
     double seconds, bytes; /* COMMIT */
     bool failed;
     struct sched_event event; /* EVENT */
+    const void *state;        /* STATE: [n_state] bytes, */
+    uint32_t n_state;
+    bool is_last; /* of the pieces */
 };
 
 struct record_reader; /* opaque */

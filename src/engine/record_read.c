@@ -170,10 +170,21 @@ static bool get_event(struct record_reader *r, struct record_item *out)
     return true;
 }
 
+static bool get_state(struct record_reader *r, struct record_item *out)
+{
+    unsigned is_last;
+    if (!get_u8(r, 1, &is_last) || !get_u32(r, &out->n_state) || (size_t)(r->end - r->at) < out->n_state)
+        return false;
+    out->is_last = is_last;
+    out->state = r->at;
+    r->at += out->n_state;
+    return true;
+}
+
 static bool get_record(struct record_reader *r, struct record_item *out)
 {
     unsigned type, u;
-    if (!get_u8(r, RECORD_EVENT, &type))
+    if (!get_u8(r, RECORD_STATE, &type))
         return false;
     out->type = (enum record_type)type;
     switch (out->type) {
@@ -198,6 +209,8 @@ static bool get_record(struct record_reader *r, struct record_item *out)
         return true;
     case RECORD_EVENT:
         return get_event(r, out);
+    case RECORD_STATE:
+        return get_state(r, out);
     }
     return false;
 }

@@ -1,5 +1,7 @@
 #include "policy/calibrate.h"
 
+#include "policy/state_io.h"
+
 #include <assert.h>
 #include <math.h>
 #include <string.h>
@@ -15,6 +17,7 @@
 #define NOISE_MAX 0.09
 #define NOISE_RATE 0.02
 #define MAX_MOVE 1.5          /* of a log parameter in one update */
+#define MAX_LOG_PARAM 100.0   /* beyond any device: what was measured then is nonsense */
 #define BOUND_DEVIATIONS 2.33 /* passed once in a hundred times, were errors Gaussian */
 
 const double calibrate_abs_bounds[CALIBRATE_ABS_BUCKETS - 1] = {0.005, 0.01, 0.02, 0.035, 0.05, 0.075,
@@ -187,7 +190,7 @@ static double spread(const struct calibration *c, const double *h, double *ph)
         ph[i] = s;
         hph += s * h[i];
     }
-    return hph;
+    return fmax(hph, 0); /* rounding */
 }
 
 /* The device may have changed, most likely as a whole. No variance passes that of the start. */
@@ -268,6 +271,7 @@ double calibrate_update(struct calibration *c, const struct traffic_load *l, dou
     for (int i = 0; i < CALIBRATE_N; i++) {
         double move = ph[i] * nu / variance;
         c->log_param[i] += fmin(fmax(move, -MAX_MOVE), MAX_MOVE);
+        c->log_param[i] = fmin(fmax(c->log_param[i], -MAX_LOG_PARAM), MAX_LOG_PARAM);
         c->param[i] = exp(c->log_param[i]);
         for (int j = 0; j < CALIBRATE_N && !certain; j++)
             c->cov[i][j] -= ph[i] * ph[j] / variance;
@@ -287,7 +291,7 @@ double calibrate_uncertainty(const struct calibration *c, const struct traffic_l
         return 0;
     for (int i = 0; i < CALIBRATE_N; i++)
         h[i] /= predicted;
-    return sqrt(fmax(spread(c, h, ph), 0) + c->noise);
+    return sqrt(spread(c, h, ph) + c->noise);
 }
 
 double calibrate_bound_s(const struct calibration *c, const struct traffic_load *l)
@@ -307,4 +311,29 @@ double calibrate_error_quantile(const struct calibrate_errors *e, double q)
         below += in;
     }
     return calibrate_abs_bounds[CALIBRATE_ABS_BUCKETS - 2];
+}
+
+void calibrate_io(struct state_io *x, struct calibration *c)
+{
+#if UINTPTR_MAX == UINT64_MAX
+    _Static_assert(sizeof(struct calibration) - sizeof(struct traffic_model) == 3976, "new members?");
+#endif
+    io_f64s(x, c->log_param, CALIBRATE_N);
+    for (int i = 0; i < CALIBRATE_N; i++) {
+        io_must(x, fabs(c->log_param[i]) <= MAX_LOG_PARAM);
+        c->param[i] = exp(c->log_param[i]);
+        io_f64s(x, c->cov[i], CALIBRATE_N);
+    }
+    io_size(x, &c->noise);
+    io_must(x, c->noise >= NOISE_MIN && c->noise <= NOISE_MAX);
+    io_f64(x, &c->bias);
+    io_f64(x, &c->excess);
+    io_u64(x, &c->n_updates);
+    io_u64(x, &c->n_clipped);
+    io_u64(x, &c->n_reopened);
+    io_u64(x, &c->errors.n);
+    io_size(x, &c->errors.abs_sum);
+    io_f64(x, &c->errors.signed_sum);
+    io_u64s(x, c->errors.abs, CALIBRATE_ABS_BUCKETS);
+    io_u64s(x, c->errors.signed_, CALIBRATE_SIGNED_BUCKETS);
 }

@@ -112,4 +112,8 @@ double calibrate_uncertainty(const struct calibration *c, const struct traffic_l
 /* Quantile of the absolute relative error, interpolated in its histogram; 0 while empty. */
 double calibrate_error_quantile(const struct calibrate_errors *e, double q);
 
+/* All that was learned, saved or loaded into a new one (policy/state_io.h). */
+struct state_io;
+void calibrate_io(struct state_io *x, struct calibration *c);
+
 #endif

@@ -5,15 +5,15 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
-/* Not assert(): the check is asked for also where asserts are compiled out. */
 #define MUST(condition)                                                                                                \
     do {                                                                                                               \
         if (!(condition))                                                                                              \
-            abort();                                                                                                   \
+            return false;                                                                                              \
     } while (0)
 
-static void check_seq(const struct sched *s, const struct seq *q)
+static bool check_seq(const struct sched *s, const struct seq *q)
 {
     uint32_t chunk_tokens = s->config.chunk_tokens;
     MUST(q->n_tokens >= q->n_prompt && q->n_tokens < q->max_tokens && q->max_tokens <= s->config.max_context);
@@ -21,7 +21,7 @@ static void check_seq(const struct sched *s, const struct seq *q)
     MUST(!(s->pipeline.traits & NODE_BOUNDS_PREEMPTIONS) || q->n_preemptions <= s->config.max_preemptions);
     if (q->state == SEQ_QUEUED) {
         MUST(q->n_table == 0 && q->n_past == 0 && !q->in_plan && !q->cancelled);
-        return;
+        return true;
     }
     MUST(q->state == SEQ_RUNNING && (!q->cancelled || q->in_plan));
     MUST(q->n_past < q->n_tokens && q->n_table <= s->max_table);
@@ -35,6 +35,7 @@ static void check_seq(const struct sched *s, const struct seq *q)
         if (s->prefix.state[chunk] != PREFIX_NONE)
             MUST(i < q->n_hashes && s->prefix.hash[chunk] == q->hashes[i]);
     }
+    return true;
 }
 
 static uint32_t check_tree(const struct sched *s, uint32_t tree, const struct seq **last)
@@ -53,7 +54,7 @@ static uint32_t check_tree(const struct sched *s, uint32_t tree, const struct se
     return n + 1 + check_tree(s, q->right, last);
 }
 
-static void check_queue(const struct sched *s)
+static bool check_queue(const struct sched *s)
 {
     const struct seq *last = NULL;
     MUST(check_tree(s, s->queue.root, &last) == s->n_queued);
@@ -64,10 +65,11 @@ static void check_queue(const struct sched *s)
         since_s = s->seqs[slot].waits_since_s;
     }
     MUST(n == s->n_queued && n == s->queue.by_wait.n);
+    return true;
 }
 
 /* Sums that are kept from step to step. */
-static void check_sums(const struct sched *s)
+static bool check_sums(const struct sched *s)
 {
     uint32_t n_prefilling = 0, n_tightest = 0, n_long = 0;
     uint64_t n_rows = 0, n_long_rows = 0;
@@ -97,9 +99,10 @@ static void check_sums(const struct sched *s)
     for (uint32_t i = 0; i < s->fair.n; i++)
         n_requests += s->fair.flows[i].n;
     MUST(!(s->pipeline.traits & NODE_FAIR) || n_requests == s->n_queued + s->running.n);
+    return true;
 }
 
-static void check_lists(const struct sched *s)
+static bool check_lists(const struct sched *s)
 {
     uint32_t n[4] = {0}, n_in_plan = 0;
     for (uint32_t slot = 0; slot < s->n_slots; slot++) {
@@ -108,14 +111,14 @@ static void check_lists(const struct sched *s)
         n_in_plan += q->state == SEQ_RUNNING && q->in_plan;
         MUST((q->state == SEQ_FREE) == (index_map_find(&s->by_id, q->id) != slot));
         if (q->state == SEQ_QUEUED || q->state == SEQ_RUNNING)
-            check_seq(s, q);
+            MUST(check_seq(s, q));
     }
     MUST(n[SEQ_FREE] == s->unused.n && n[SEQ_QUEUED] == s->n_queued && n[SEQ_RUNNING] == s->running.n &&
          n[SEQ_ENDED] == s->ended.n);
     MUST(s->by_id.n == s->n_slots - s->unused.n);
     MUST(s->running.n <= s->config.max_running && s->running.n + s->n_table_rows == s->config.max_running);
     MUST(n_in_plan == (s->plan_is_out ? s->n_plan : 0));
-    check_queue(s);
+    MUST(check_queue(s));
     uint32_t n_running = 0;
     uint64_t n_spent_chunks = 0;
     for (uint32_t slot = s->running.first; slot != INDEX_NONE; slot = s->seqs[slot].next, n_running++) {
@@ -126,13 +129,13 @@ static void check_lists(const struct sched *s)
     MUST(n_running == s->running.n && n_spent_chunks <= s->pool.n_chunks);
     MUST(s->stats.n_submitted == s->stats.n_refused + s->stats.n_finished + s->stats.n_cancelled + s->stats.n_failed +
                                      s->n_queued + s->running.n);
+    return true;
 }
 
 /* Counts every reference anew and compares. */
-static void check_chunks(const struct sched *s)
+static bool check_refs(const struct sched *s)
 {
-    const struct pool *p = &s->pool;
-    uint32_t *refs = mem_array(p->n_chunks, sizeof *refs);
+    uint32_t *refs = mem_array(s->pool.n_chunks, sizeof *refs);
     MUST(refs);
     for (uint32_t slot = 0; slot < s->n_slots; slot++)
         if (s->seqs[slot].state == SEQ_RUNNING)
@@ -140,36 +143,50 @@ static void check_chunks(const struct sched *s)
                 refs[s->seqs[slot].table[i]]++;
     for (uint32_t i = 0; i < s->n_copies; i++)
         refs[s->plan_copies[i].src]++;
+    bool equal = !memcmp(refs, s->pool.refs, s->pool.n_chunks * sizeof *refs);
+    free(refs);
+    return equal;
+}
+
+static bool check_chunks(const struct sched *s)
+{
+    const struct pool *p = &s->pool;
+    const uint32_t *refs = p->refs;
+    MUST(check_refs(s));
     uint32_t n_free = 0, n_active = 0, n_idle = 0, n_indexed = 0;
     for (uint32_t c = 0; c < p->n_chunks; c++) {
-        MUST(refs[c] == p->refs[c]);
         n_free += p->is_free[c];
         n_active += refs[c] > 0;
         n_idle += !p->is_free[c] && refs[c] == 0;
         MUST(!p->is_free[c] || (refs[c] == 0 && s->prefix.state[c] == PREFIX_NONE));
         MUST(p->is_free[c] || refs[c] > 0 || s->prefix.state[c] == PREFIX_READY); /* else it would be leaked */
         MUST(s->prefix.state[c] != PREFIX_PENDING || refs[c] == 1);
+        MUST(s->prefix.state[c] == PREFIX_READY || !s->retention.entries[c].pinned);
         if (s->prefix.state[c] != PREFIX_NONE) {
             n_indexed++;
             MUST(prefix_find(&s->prefix, s->prefix.hash[c]) == c);
         }
     }
-    free(refs);
     MUST(n_free == p->n_free && n_active == p->n_active && n_idle == p->n_idle);
     MUST(n_free + n_active + n_idle == p->n_chunks && n_indexed == s->prefix.by_hash.n);
-    retention_check(&s->retention);
-    reserve_check(&s->talks);
+    MUST(retention_is_sound(&s->retention));
+    MUST(reserve_is_sound(&s->talks));
     double available = (double)(p->n_chunks - p->n_active) * s->config.chunk_tokens;
     MUST(reserve_tokens(&s->reserve, &s->talks, available) <= s->reserve.limit * available);
     for (uint32_t c = 0; c < p->n_chunks; c++)
         MUST(s->retention.entries[c].listed == (p->refs[c] == 0 && !p->is_free[c]));
     MUST(s->retention.n + s->retention.pinned.n == n_idle);
+    return true;
 }
 
+bool sched_is_sound(const struct sched *s)
+{
+    return check_lists(s) && (!s->config.has_model || check_sums(s)) && check_chunks(s);
+}
+
+/* Not assert(): the check is asked for also where asserts are compiled out. */
 void sched_check(const struct sched *s)
 {
-    check_lists(s);
-    if (s->config.has_model)
-        check_sums(s);
-    check_chunks(s);
+    if (!sched_is_sound(s))
+        abort();
 }

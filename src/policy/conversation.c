@@ -1,6 +1,7 @@
 #include "policy/conversation.h"
 
 #include "base/mem.h"
+#include "policy/state_io.h"
 
 #include <assert.h>
 #include <math.h>
@@ -111,6 +112,18 @@ uint32_t conversation_expired(const struct conversations *c, double now_s)
     return CONVERSATION_NONE;
 }
 
+static void link_last(struct conversations *c, uint32_t i)
+{
+    c->items[i].prev = c->last;
+    c->items[i].next = CONVERSATION_NONE;
+    if (c->last == CONVERSATION_NONE)
+        c->first = i;
+    else
+        c->items[c->last].next = i;
+    c->last = i;
+    c->n++;
+}
+
 uint32_t conversation_watch(struct conversations *c, const struct conversation *x, double now_s)
 {
     assert(x->turns >= 1 && (x->marks[0] || x->marks[1] || x->marks[2]));
@@ -134,14 +147,7 @@ uint32_t conversation_watch(struct conversations *c, const struct conversation *
         if (c->items[i].marks[m])
             index_map_insert(&c->by_mark, c->items[i].marks[m], i);
     }
-    c->items[i].prev = c->last;
-    c->items[i].next = CONVERSATION_NONE;
-    if (c->last == CONVERSATION_NONE)
-        c->first = i;
-    else
-        c->items[c->last].next = i;
-    c->last = i;
-    c->n++;
+    link_last(c, i);
     return i;
 }
 
@@ -158,4 +164,58 @@ void conversations_refresh(struct conversations *c, double now_s)
     continuation_waiting_begin(&c->predictor);
     for (uint32_t i = c->first; i != CONVERSATION_NONE; i = c->items[i].next)
         continuation_waiting(&c->predictor, c->items[i].turns, fmax(0, now_s - c->items[i].idle_since_s));
+}
+
+/* --- saving and loading ----------------------------------------------------------------------------------------- */
+
+static void item_io(struct state_io *x, struct conversation *i)
+{
+    for (int m = 0; m < CONVERSATION_MARKS; m++)
+        io_hash(x, &i->marks[m]);
+    io_u32(x, &i->turns);
+    io_u32(x, &i->n_tokens);
+    io_f64(x, &i->idle_since_s);
+    io_size(x, &i->chance);
+    io_size(x, &i->reserved_tokens);
+}
+
+/* A place, not its number, is what is kept: nobody refers to it. */
+static void load_item(struct state_io *x, struct conversations *c)
+{
+    struct conversation item = {0};
+    item_io(x, &item);
+    if (!io_must(x, item.turns > 0 && item.chance <= 1))
+        return;
+    uint32_t i = c->unused;
+    c->unused = c->items[i].next;
+    c->items[i] = item;
+    link_last(c, i);
+    c->n_reserved += item.reserved_tokens > 0;
+    for (int m = 0; m < CONVERSATION_MARKS; m++) {
+        if (item.marks[m] && io_must(x, index_map_find(&c->by_mark, item.marks[m]) == INDEX_NONE))
+            index_map_insert(&c->by_mark, item.marks[m], i);
+    }
+}
+
+void conversations_io(struct state_io *x, struct conversations *c)
+{
+#if UINTPTR_MAX == UINT64_MAX
+    _Static_assert(sizeof(struct conversations) == 544 && sizeof(struct conversation) == 64, "new members?");
+#endif
+    uint32_t n = c->n, next = c->first;
+    io_upto(x, &n, c->max);
+    for (uint32_t k = 0; k < n && !x->bad; k++) {
+        if (io_loads(x)) {
+            load_item(x, c);
+        } else {
+            item_io(x, &c->items[next]);
+            next = c->items[next].next;
+        }
+    }
+    continuation_io(x, &c->predictor);
+    io_size(x, &c->horizon_s);
+    io_f64(x, &c->refresh_at_s);
+    io_u32(x, &c->n_until_horizon);
+    io_f64(x, &c->reserved_tokens);
+    io_size(x, &c->added_tokens);
 }

@@ -75,4 +75,8 @@ void conversation_added(struct conversations *c, uint32_t n_tokens);
 uint32_t conversation_expired(const struct conversations *c, double now_s);
 void conversation_drop(struct conversations *c, uint32_t i, double now_s);
 
+/* All that is known, saved or loaded into a new one (policy/state_io.h). */
+struct state_io;
+void conversations_io(struct state_io *x, struct conversations *c);
+
 #endif

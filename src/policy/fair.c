@@ -17,6 +17,7 @@
 
 #include "base/hash.h"
 #include "base/mem.h"
+#include "policy/state_io.h"
 
 #include <float.h>
 #include <math.h>
@@ -179,4 +180,42 @@ void stage_age_bound(struct sched *s, struct draft *d)
         return;
     queue_to_front(s, oldest);
     s->aged_turn = s->n_starts + 2;
+}
+
+/* --- saving and loading ----------------------------------------------------------------------------------------- */
+
+/* Flows keep their places; how many requests each has is counted when those are loaded. */
+void fair_io(struct state_io *x, struct fair *f)
+{
+#if UINTPTR_MAX == UINT64_MAX
+    _Static_assert(sizeof(struct fair) == 64 && sizeof(struct flow) == 40, "new members?");
+#endif
+    io_upto(x, &f->n, f->capacity);
+    for (uint32_t i = 0; i < f->n && !x->bad; i++) {
+        struct flow *flow = &f->flows[i];
+        io_hash(x, &flow->id);
+        io_f64(x, &flow->finish);
+        io_f64(x, &flow->last_tag);
+        if (io_loads(x))
+            flow->prev = i; /* in no list yet */
+        if (io_loads(x) && io_must(x, index_map_find(&f->by_id, flow->id) == INDEX_NONE))
+            index_map_insert(&f->by_id, flow->id, i);
+    }
+    io_f64(x, &f->clock);
+}
+
+void fair_idle_io(struct state_io *x, struct fair *f)
+{
+    uint32_t n = 0, next = f->idle.first;
+    for (uint32_t i = 0; i < f->n; i++)
+        n += f->flows[i].n == 0;
+    for (uint32_t k = 0; k < n && !x->bad; k++) {
+        uint32_t i = next;
+        io_upto(x, &i, f->n - 1);
+        if (!io_loads(x)) {
+            next = f->flows[i].next;
+        } else if (io_must(x, f->flows[i].n == 0 && f->flows[i].prev == i)) {
+            idle_append(f, i);
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 #include "base/hash.h"
 #include "base/mem.h"
+#include "policy/state_io.h"
 
 #include <assert.h>
 #include <math.h>
@@ -345,4 +346,62 @@ double continuation_rate(const struct continuation_predictor *p)
 double continuation_brier(const struct continuation_predictor *p)
 {
     return p->brier_n ? p->brier_sum / (double)p->brier_n : 0;
+}
+
+/* --- saving and loading ----------------------------------------------------------------------------------------- */
+
+/* Up to the last bucket that was reached. */
+static void curve_io(struct state_io *x, struct curve *c)
+{
+    uint32_t n = N_BUCKETS;
+    while (n > 0 && c->at_risk[n - 1] == 0 && c->ended[n - 1] == 0)
+        n--;
+    io_upto(x, &n, N_BUCKETS);
+    for (uint32_t i = 0; i < n; i++) {
+        io_weight(x, &c->at_risk[i]);
+        io_weight(x, &c->ended[i]);
+        io_must(x, c->ended[i] <= c->at_risk[i]);
+    }
+}
+
+void length_predictor_io(struct state_io *x, struct length_predictor *p)
+{
+#if UINTPTR_MAX == UINT64_MAX
+    _Static_assert(sizeof(struct length_predictor) == 1360, "new members?");
+#endif
+    uint32_t n = 0, at = 0;
+    curve_io(x, &p->all);
+    for (uint32_t i = 0; i < p->n_classes; i++)
+        n += p->special[i].id != 0;
+    io_upto(x, &n, p->n_classes);
+    for (uint32_t k = 0; k < n; k++, at++) {
+        while (!io_loads(x) && !p->special[at].id)
+            at++;
+        io_upto(x, &at, p->n_classes - 1);
+        io_hash(x, &p->special[at].id);
+        if (!io_must(x, p->special[at].id % p->n_classes == at))
+            return;
+        curve_io(x, &p->special[at]);
+    }
+    io_u64s(x, p->covered, LENGTH_N_LEVELS);
+    io_u64(x, &p->n_observed);
+}
+
+void continuation_io(struct state_io *x, struct continuation_predictor *p)
+{
+#if UINTPTR_MAX == UINT64_MAX
+    _Static_assert(sizeof *p == 432, "new members?");
+#endif
+    io_sizes(x, p->n_ended, CONTINUE_MAX_TURNS);
+    io_sizes(x, p->n_returned, CONTINUE_MAX_TURNS);
+    io_sizes(x, p->n_waiting, CONTINUE_MAX_TURNS);
+    for (int i = 0; i < CONTINUE_MAX_TURNS; i++)
+        io_must(x, p->n_returned[i] <= p->n_ended[i]);
+    io_size(x, &p->gap_weight);
+    io_f64(x, &p->gap_mean);
+    io_size(x, &p->gap_m2);
+    io_must(x, p->gap_weight >= 1e-3);
+    io_size(x, &p->brier_sum);
+    io_u64(x, &p->brier_n);
+    io_u64(x, &p->n_continued);
 }

@@ -101,4 +101,9 @@ double continuation_brier(const struct continuation_predictor *p);
 /* The share of turns, of those decided so far, that were followed by another. */
 double continuation_rate(const struct continuation_predictor *p);
 
+/* All that was learned, saved or loaded into a new one (policy/state_io.h). */
+struct state_io;
+void length_predictor_io(struct state_io *x, struct length_predictor *p);
+void continuation_io(struct state_io *x, struct continuation_predictor *p);
+
 #endif

@@ -9,6 +9,8 @@
 #include <float.h>
 #include <math.h>
 
+#define MAX_DEPTH 256
+
 static double sum_of(const struct sched *s, uint32_t tree)
 {
     return tree == INDEX_NONE ? 0 : s->seqs[tree].sum_s;
@@ -91,16 +93,33 @@ static void find_first(struct sched *s)
     s->queue.first = at;
 }
 
-void queue_push(struct sched *s, uint32_t slot)
+static void put_in(struct sched *s, uint32_t slot)
 {
     struct seq *q = &s->seqs[slot];
     assert(s->n_queued < s->n_slots);
     q->state = SEQ_QUEUED;
-    q->waits_since_s = s->now_s;
     s->queue.root = insert(s, s->queue.root, slot);
     if (s->n_queued++ == 0 || seq_before(q, &s->seqs[s->queue.first]))
         s->queue.first = slot;
     list_append(s, &s->queue.by_wait, slot);
+}
+
+void queue_push(struct sched *s, uint32_t slot)
+{
+    s->seqs[slot].waits_since_s = s->now_s;
+    put_in(s, slot);
+}
+
+/* Arrival numbers that were chosen for it could make a tree as deep as it has nodes. */
+bool queue_restore(struct sched *s, uint32_t slot)
+{
+    int depth = 0;
+    for (uint32_t at = s->queue.root; at != INDEX_NONE; depth++)
+        at = seq_before(&s->seqs[slot], &s->seqs[at]) ? s->seqs[at].left : s->seqs[at].right;
+    if (depth > MAX_DEPTH)
+        return false;
+    put_in(s, slot);
+    return true;
 }
 
 void queue_remove(struct sched *s, uint32_t slot)

@@ -46,7 +46,7 @@ void reserve_restore(struct reserve *r, const struct conversations *c);
 /* Tokens that are reserved while available_tokens are not held by anyone: limit x available_tokens at most. */
 double reserve_tokens(const struct reserve *r, const struct conversations *c, double available_tokens);
 
-/* Aborts on a broken invariant. O(watched). */
-void reserve_check(const struct conversations *c);
+/* Do the sums add up? O(watched). */
+bool reserve_is_sound(const struct conversations *c);
 
 #endif

@@ -1,6 +1,7 @@
 #include "policy/retention.h"
 
 #include "base/mem.h"
+#include "policy/state_io.h"
 
 #include <assert.h>
 #include <math.h>
@@ -416,14 +417,13 @@ bool retention_pin(struct retention *r, uint32_t chunk)
     return true;
 }
 
-/* Not assert(): the check is asked for also where asserts are compiled out. */
 #define MUST(condition)                                                                                                \
     do {                                                                                                               \
         if (!(condition))                                                                                              \
-            abort();                                                                                                   \
+            return false;                                                                                              \
     } while (0)
 
-static uint32_t check_list(const struct retention *r, const struct retention_list *l, bool ghosts, int class, int age)
+static bool list_is_sound(const struct retention *r, const struct retention_list *l, bool ghosts, int class, int age)
 {
     uint32_t n = 0, prev = RETENTION_NONE;
     for (uint32_t i = l->first; i != RETENTION_NONE; prev = i, i = r->entries[i].next, n++) {
@@ -432,23 +432,153 @@ static uint32_t check_list(const struct retention *r, const struct retention_lis
         MUST(x->pinned ? class < 0 : x->class == class && x->age == age);
         MUST(!ghosts || index_map_find(&r->ghost_by_hash, x->hash) == i);
     }
-    MUST(l->last == prev && l->n == n);
-    return n;
+    return l->last == prev && l->n == n;
 }
 
-void retention_check(const struct retention *r)
+bool retention_is_sound(const struct retention *r)
 {
     uint32_t n_idle = 0, n_ghosts = 0, n_pinned = 0;
     for (int k = 0; k < RETENTION_CLASSES; k++) {
+        bool is_empty = true;
         for (int a = 0; a < RETENTION_AGES; a++) {
-            n_idle += check_list(r, &r->idle[k][a], false, k, a);
-            n_ghosts += check_list(r, &r->ghosts[k][a], true, k, a);
+            MUST(list_is_sound(r, &r->idle[k][a], false, k, a) && list_is_sound(r, &r->ghosts[k][a], true, k, a));
+            n_idle += r->idle[k][a].n;
+            n_ghosts += r->ghosts[k][a].n;
+            is_empty = is_empty && r->idle[k][a].n == 0;
             MUST(r->classes[k].taken[a] >= 0 && r->classes[k].exposed_s[a] >= 0);
         }
+        uint8_t age = r->candidate_age[k];
+        MUST(age == UINT8_MAX || (age == RETENTION_AGES ? is_empty : age < RETENTION_AGES && r->idle[k][age].n > 0));
     }
-    check_list(r, &r->pinned, false, -1, -1);
+    MUST(list_is_sound(r, &r->pinned, false, -1, -1));
     for (uint32_t c = 0; c < r->n_chunks; c++)
         n_pinned += r->entries[c].pinned;
     MUST(n_idle == r->n && (!r->by_value || n_ghosts == r->ghost_by_hash.n) && n_ghosts <= r->n_chunks);
-    MUST(n_pinned == r->stats.pinned_chunks && r->pinned.n <= n_pinned && n_pinned <= r->stats.pin_limit_chunks);
+    return n_pinned == r->stats.pinned_chunks && r->pinned.n <= n_pinned && n_pinned <= r->stats.pin_limit_chunks;
+}
+
+/* --- saving and loading ----------------------------------------------------------------------------------------- */
+
+static void entry_io(struct state_io *x, struct retention_entry *i)
+{
+    uint32_t uses = i->uses;
+    io_hash(x, &i->hash);
+    io_f64(x, &i->since_s);
+    io_u32(x, &i->depth);
+    io_upto(x, &uses, UINT16_MAX);
+    i->uses = (uint16_t)uses;
+}
+
+/* The entries from first to before end may be in this list, of that class and age. */
+static void list_io(struct state_io *x, struct retention *r, struct retention_list *l, uint32_t first, uint32_t end,
+                    int class, int age)
+{
+    uint32_t n = l->n, next = l->first;
+    double since_sum = l->since_sum;
+    io_upto(x, &n, end - first);
+    if (n == 0)
+        return;
+    io_f64(x, &since_sum);
+    for (uint32_t k = 0; k < n && !x->bad; k++) {
+        uint32_t i = next - first;
+        io_upto(x, &i, end - first - 1);
+        i += first;
+        struct retention_entry *entry = &r->entries[i];
+        if (!io_loads(x))
+            next = entry->next;
+        else if (!io_must(x, !entry->listed && entry->pinned == (class < 0)))
+            return;
+        entry_io(x, entry);
+        if (!io_loads(x))
+            continue;
+        entry->class = (uint8_t)(class < 0 ? 0 : class);
+        entry->age = (uint8_t)(age < 0 ? 0 : age);
+        entry->listed = true;
+        list_push(r, l, i);
+    }
+    l->since_sum = since_sum;
+}
+
+static void ghosts_io(struct state_io *x, struct retention *r, int class, int age)
+{
+    struct retention_list *l = &r->ghosts[class][age];
+    list_io(x, r, l, r->n_chunks, 2 * r->n_chunks, class, age);
+    for (uint32_t i = l->first; io_loads(x) && i != RETENTION_NONE; i = r->entries[i].next) {
+        if (io_must(x, index_map_find(&r->ghost_by_hash, r->entries[i].hash) == INDEX_NONE))
+            index_map_insert(&r->ghost_by_hash, r->entries[i].hash, i);
+    }
+}
+
+/* Those that may still be unpinned keep their class and age. */
+static void pinned_io(struct state_io *x, struct retention *r)
+{
+    list_io(x, r, &r->pinned, 0, r->n_chunks, -1, -1);
+    for (uint32_t i = r->pinned.first; i != RETENTION_NONE; i = r->entries[i].next) {
+        uint32_t class = r->entries[i].class, age = r->entries[i].age;
+        io_upto(x, &class, RETENTION_CLASSES - 1);
+        io_upto(x, &age, RETENTION_AGES - 1);
+        r->entries[i].class = (uint8_t) class;
+        r->entries[i].age = (uint8_t)age;
+    }
+}
+
+static void chunks_io(struct state_io *x, struct retention *r, const bool *is_free)
+{
+    for (uint32_t c = 0; c < r->n_chunks; c++) {
+        struct retention_entry *entry = &r->entries[c];
+        uint32_t bits = (uint32_t)entry->uses << 1 | entry->pinned;
+        if (is_free[c])
+            continue;
+        io_upto(x, &bits, 2 * UINT16_MAX + 1);
+        entry->uses = (uint16_t)(bits >> 1);
+        entry->pinned = bits & 1;
+        r->stats.pinned_chunks += io_loads(x) && entry->pinned;
+    }
+}
+
+static void candidates_io(struct state_io *x, struct retention *r)
+{
+    io_f64(x, &r->valued_s);
+    io_f64s(x, r->candidate_value, RETENTION_CLASSES);
+    for (int k = 0; k < RETENTION_CLASSES; k++) {
+        uint32_t age = r->candidate_age[k];
+        io_upto(x, &age, UINT8_MAX);
+        r->candidate_age[k] = (uint8_t)age;
+    }
+}
+
+void retention_io(struct state_io *x, struct retention *r, const bool *is_free)
+{
+#if UINTPTR_MAX == UINT64_MAX
+    _Static_assert(sizeof(struct retention) == 51208 && sizeof(struct retention_entry) == 40, "new members?");
+#endif
+    chunks_io(x, r, is_free);
+    uint32_t n_idle = 0;
+    for (int k = 0; k < RETENTION_CLASSES; k++) {
+        for (int a = 0; a < (r->by_value ? RETENTION_AGES : 1) && (r->by_value || k == 0); a++) {
+            list_io(x, r, &r->idle[k][a], 0, r->n_chunks, k, a);
+            n_idle += r->idle[k][a].n;
+            if (r->by_value)
+                ghosts_io(x, r, k, a);
+        }
+        io_sizes(x, r->classes[k].taken, RETENTION_AGES);
+        io_sizes(x, r->classes[k].exposed_s, RETENTION_AGES);
+        io_sizes(x, r->classes[k].rate_per_s, RETENTION_AGES);
+    }
+    r->n = n_idle;
+    pinned_io(x, r);
+    candidates_io(x, r);
+    io_upto(x, &r->next_ghost, r->n_chunks - 1);
+    io_size(x, &r->cost_s);
+    io_size(x, &r->cost_s_per_token);
+    io_size(x, &r->mean_release);
+    io_must(x, r->mean_release > 0);
+    io_u32(x, &r->n_releases);
+    io_u64(x, &r->stats.evicted_one_use);
+    io_u64(x, &r->stats.evicted_reused);
+    io_u64(x, &r->stats.evicted_pinned);
+    io_u64(x, &r->stats.missed);
+    io_u64(x, &r->stats.reused);
+    io_f64(x, &r->stats.value_per_s);
+    io_f64(x, &r->stats.victim_value);
 }

@@ -126,7 +126,12 @@ bool retention_pin(struct retention *r, uint32_t chunk);
 /* Of a listed chunk, as retention_evict would compare it. */
 double retention_value(const struct retention *r, uint32_t chunk);
 
-/* Aborts on a broken invariant. O(everything). */
-void retention_check(const struct retention *r);
+/* Do all invariants hold? O(everything). */
+bool retention_is_sound(const struct retention *r);
+
+/* All that is known, saved or loaded into a new one (policy/state_io.h). is_free [n_chunks]: chunks of which nothing is
+ * known. What was loaded may be unsound. */
+struct state_io;
+void retention_io(struct state_io *x, struct retention *r, const bool *is_free);
 
 #endif

@@ -260,6 +260,18 @@ uint32_t sched_view_chunks(const struct sched *s, uint32_t stride, int16_t *out)
 bool sched_next_event(struct sched *s, struct sched_event *out);
 void sched_stats(const struct sched *s, struct sched_stats *out);
 
+/* Everything that decisions depend on, as bytes of a format of this version of weir. Not while a plan is out.
+ *
+ * sched_save hands the bytes to put, in pieces. sched_load makes a scheduler that has just been created with an equal
+ * configuration go on exactly as the saved one would; time goes on from *now_s. The requests' chunk hashes are not among
+ * the bytes: hashes_of gives sched_request.chunk_hashes of a live request and how many are known; false: there is no such
+ * request. Bytes are hostile: WEIR_EFORMAT if they are not a sound scheduler's, WEIR_EUNSUPPORTED if they
+ * are of another version of weir; then s can only be destroyed. */
+void sched_save(struct sched *s, void (*put)(void *user, const void *bytes, size_t n), void *user);
+typedef bool sched_hashes_of(void *user, uint64_t id, const uint64_t **hashes, uint32_t *n_hashes);
+int sched_load(struct sched *s, const void *bytes, size_t n, sched_hashes_of *hashes_of, void *user, double *now_s,
+               struct err *e);
+
 /* Aborts on a broken invariant: leaked, double-owned or wrongly shared chunks, sums that do not add up. O(everything):
  * for tests and debug builds. */
 void sched_check(const struct sched *s);

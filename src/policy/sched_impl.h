@@ -292,6 +292,7 @@ const struct sched_class *sched_class_of(const struct sched *s, int32_t priority
 /* queue.c. A request's tag, arrival and prefill_s stay as they are while it waits. O(log n). */
 void queue_push(struct sched *s, uint32_t slot);
 void queue_remove(struct sched *s, uint32_t slot);
+bool queue_restore(struct sched *s, uint32_t slot); /* it waits since waits_since_s; false: the tree gets too deep */
 void queue_to_front(struct sched *s, uint32_t slot);
 uint32_t queue_after(const struct sched *s, uint32_t slot);       /* the next in the order of service, or INDEX_NONE */
 double queue_all_s(const struct sched *s);                        /* sum of prefill_s */
@@ -324,6 +325,13 @@ void kv_release(struct sched *s, struct seq *q, bool preempted);
 void kv_drop_copies(struct sched *s); /* sources of the plan's copies */
 void kv_evict(struct sched *s);       /* the cached chunk of least value becomes free; there is one */
 void kv_give_up_pin(struct sched *s); /* nothing else can be had */
+
+/* Saving and loading (state.c): fair_io before the requests, fair_idle_io when they are there. */
+struct state_io;
+void fair_io(struct state_io *x, struct fair *f);
+void fair_idle_io(struct state_io *x, struct fair *f);
+
+bool sched_is_sound(const struct sched *s); /* check.c */
 
 /* pipeline.c: which nodes run, in which order. WEIR_EINVAL says what is wrong with the wiring. */
 int pipeline_init(struct pipeline *p, const struct sched_policy *policy, struct err *e);
