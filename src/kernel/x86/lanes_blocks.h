@@ -255,11 +255,12 @@ INLINE void add_chain(enum tensor_type t, const struct piece *p, uint32_t b, uin
 {
     const size_t cell_bytes = LANES_CELL_BLOCKS * group_block_bytes(t), stride = act_bytes(t), d_at = act_d_at(t);
     const uint32_t tail = p->n_blocks % LANES_CELL_BLOCKS, full = p->n_blocks / LANES_CELL_BLOCKS;
-    const uint8_t *cell = p->w, *ahead = half || !p->ahead ? NULL : p->ahead + (size_t)b * full * group_block_bytes(t);
+    const size_t ahead_bytes = group_block_bytes(t) / (LANES / VF_N);
+    const uint8_t *cell = p->w, *ahead = p->ahead ? p->ahead + (4 * half + b) * full * ahead_bytes : NULL;
     for (uint32_t n = 0; n < full + (b < tail); n++) {
         if (ahead) {
-            prefetch_lines(ahead, group_block_bytes(t));
-            ahead += group_block_bytes(t);
+            prefetch_lines(ahead, ahead_bytes);
+            ahead += ahead_bytes;
         }
         const size_t n_blocks = n < full ? LANES_CELL_BLOCKS : tail;
         const uint8_t *high = cell + n_blocks * code_bytes(t), *scales = high + (has_high(t) ? n_blocks * 64 : 0);
