@@ -60,28 +60,29 @@ INLINE void float_step(enum tensor_type t, const uint8_t *const w[FLOAT_ROWS], c
  * with that, and take seven loads for twelve fused multiply-adds. */
 INLINE void float_tile(enum tensor_type t, const struct float_tile *a, int n_h, int n_t)
 {
-    const size_t chains_w_bytes = CHAINS * weight_bytes(t), half_w_bytes = chains_w_bytes / 2 * a->part;
+    const size_t chains_bytes = CHAINS * weight_bytes(t);
     const uint8_t *ahead = a->ahead, *w[FLOAT_ROWS], *x[TILE_TOKENS];
     __m256 acc[2][TILE_TOKENS][FLOAT_ROWS];
 #define CHAIN(half) (a->chains + (i * FLOAT_ROWS + r) * CHAINS + 8 * (half))
     EACH_CHAIN(acc[h][i][r] = a->start ? _mm256_setzero_ps() : _mm256_load_ps(CHAIN(a->part)))
-    UNROLL for (int r = 0; r < FLOAT_ROWS; r++) w[r] = a->w[r] + half_w_bytes;
+    UNROLL for (int r = 0; r < FLOAT_ROWS; r++) w[r] = a->w[r];
     UNROLL for (int i = 0; i < n_t; i++) x[i] = a->x + (size_t)i * a->x_row_bytes;
     for (uint32_t step = 0; step < a->n_cols / CHAINS; step++) {
-        UNROLL for (size_t i = 0; i < FLOAT_ROWS * chains_w_bytes / 64 * (size_t)n_h / 2; i++, ahead += a->ahead_step)
+        UNROLL for (size_t i = 0; i < FLOAT_ROWS * chains_bytes / 64 * (size_t)n_h / 2; i++, ahead += a->ahead_step)
             _mm_prefetch((const char *)ahead, _MM_HINT_T1);
         float_step(t, w, x, n_h, n_t, acc);
-        UNROLL for (int r = 0; r < FLOAT_ROWS; r++) w[r] += chains_w_bytes;
+        UNROLL for (int r = 0; r < FLOAT_ROWS; r++) w[r] += a->w_step_bytes;
         UNROLL for (int i = 0; i < n_t; i++) x[i] += 32 * n_h;
     }
     const uint32_t rest = a->n_cols % CHAINS;
     if (rest) { /* filled up with zeros */
         uint8_t last_w[FLOAT_ROWS][64] = {{0}};
+        const size_t half_bytes = chains_bytes / 2 * a->part;
         float last_x[CHAINS] = {0};
         UNROLL for (int r = 0; r < FLOAT_ROWS; r++)
         {
-            memcpy(last_w[r], w[r] - half_w_bytes, rest * weight_bytes(t));
-            w[r] = last_w[r] + half_w_bytes;
+            memcpy(last_w[r], w[r] - half_bytes, rest * weight_bytes(t));
+            w[r] = last_w[r] + half_bytes;
         }
         if (n_h == 2)
             x[0] = memcpy(last_x, x[0], rest * sizeof *last_x);
