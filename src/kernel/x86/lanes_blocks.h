@@ -236,6 +236,8 @@ INLINE vf load_scales(enum tensor_type t, const uint8_t *p)
 
 /* ---- tiles ---- */
 
+#define STREAM_AHEAD_BYTES 2048 /* of one token; more read less, measured */
+
 struct piece {
     const uint8_t *w, *ahead; /* ahead: what will be read next, or NULL */
     uint32_t n_blocks;
@@ -283,6 +285,44 @@ INLINE void add_chain(enum tensor_type t, const struct piece *p, uint32_t b, uin
     }
 }
 
+/* One token: all chains at once, so that the group is read from its beginning to its end. */
+INLINE void tile_of_one(enum tensor_type t, const struct piece *p, const uint8_t *x, vf *state, float *y)
+{
+    const size_t cell_bytes = LANES_CELL_BLOCKS * group_block_bytes(t), d_at = act_d_at(t);
+    const size_t chain_bytes = SEGMENT_CELLS * act_bytes(t);
+    for (uint32_t half = 0; half < LANES / VF_N; half++, state += 4 * TILE_TOKENS) {
+        const uint8_t *cell = p->w, *xc = x;
+        vf chain[4];
+        UNROLL for (int b = 0; b < 4; b++) chain[b] = p->first ? vf_zero() : state[b * TILE_TOKENS];
+        for (uint32_t left = p->n_blocks; left; cell += cell_bytes, xc += act_bytes(t)) {
+            const uint32_t n_blocks = left < LANES_CELL_BLOCKS ? left : LANES_CELL_BLOCKS;
+            left -= n_blocks;
+            if (!half)
+                prefetch_lines(cell + STREAM_AHEAD_BYTES, cell_bytes);
+            const uint8_t *high = cell + n_blocks * code_bytes(t), *scales = high + (has_high(t) ? n_blocks * 64 : 0);
+            UNROLL for (uint32_t b = 0; b < 4; b++)
+            {
+                if (b >= n_blocks)
+                    break;
+                const uint8_t *xb = xc + b * chain_bytes;
+                vi sum = code_offset(t) ? vi_broadcast_4(xb + d_at + 4) : vi_zero();
+                dot_block(t, cell + b * code_bytes(t) + half * 32, high + b * 64 + half * 32, xb, 1, &sum);
+                const uint8_t *d_of_b = scales + b * scale_bytes(t) + half * scale_bytes(t) / 2;
+                const float *x_d = (const float *)(const void *)(xb + d_at);
+                chain[b] = vf_fma(vf_from_vi(sum), vf_mul(load_scales(t, d_of_b), vf_set(x_d[0])), chain[b]);
+                if (has_min(t))
+                    chain[b] = vf_fma(load_scales(t, d_of_b + n_blocks * scale_bytes(t)), vf_set(x_d[1]), chain[b]);
+            }
+        }
+        UNROLL for (int b = 0; b < 4; b++) state[b * TILE_TOKENS] = chain[b];
+        if (p->last) {
+            float *out = y + half * VF_N;
+            const vf sum = vf_add(vf_add(chain[0], chain[1]), vf_add(chain[2], chain[3]));
+            vf_store(out, vf_add(p->adds ? vf_load(out) : vf_zero(), sum));
+        }
+    }
+}
+
 /* x: the tile's activations from the piece's first cell on; state: its chains, [LANES / VF_N][4][TILE_TOKENS]. */
 INLINE void tile(enum tensor_type t, const struct piece *p, const uint8_t *x, int n_t, vf *state, float *y,
                  size_t y_stride)
@@ -311,7 +351,9 @@ INLINE void tile_any(enum tensor_type t, const struct piece *p, const uint8_t *x
     case n:                                                                                                            \
         tile(t, p, x, n, state, y, y_stride);                                                                          \
         break;
-        CASE(1)
+    case 1:
+        tile_of_one(t, p, x, state, y);
+        break;
         CASE(2)
         CASE(3)
         CASE(4)
