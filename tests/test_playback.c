@@ -303,6 +303,15 @@ static void play_equal(uint32_t n_segments, uint32_t n_plans)
     playback_close(&p);
 }
 
+/* Debug and sanitised builds take fewer seeds: thread sanitising makes a run thirty times as long. */
+#ifdef WEIR_DEBUG
+#define SEEDS 2
+#define HOSTILE 600
+#else
+#define SEEDS 10
+#define HOSTILE 4000
+#endif
+
 /* However often the files were rotated, what is left is reproduced: both files, and the last one alone. */
 static void what_is_left_of_many_segments(void **state)
 {
@@ -310,7 +319,7 @@ static void what_is_left_of_many_segments(void **state)
     static const char *const policies[] = {"weir", "vllm", "fcfs", "contiguous", "static", "compute-first"};
     uint32_t n_rotations = 0, n_wanted = 0;
     for (size_t k = 0; k < sizeof policies / sizeof *policies; k++) {
-        for (uint64_t seed = 0; seed < 10; seed++) {
+        for (uint64_t seed = 0; seed < SEEDS; seed++) {
             struct world w;
             live_run(&w, policies[k], seed * 11 + k, 3000, 256 << 10);
             sched_check(w.sched);
@@ -390,7 +399,7 @@ static void hostile_states(void **state)
     memcpy(&n_frame, text + frame, 4);
     n_state = n_frame < 16384 ? n_frame : 16384;
     assert_true(n_state > 4096);
-    for (int i = 0; i < 4000; i++) {
+    for (int i = 0; i < HOSTILE; i++) {
         struct playback p;
         struct record_reader *r;
         struct err e = {0};
@@ -410,9 +419,7 @@ static void hostile_states(void **state)
         }
         record_close(r);
     }
-    if (n_refused <= 400)
-        print_message("only %u refused\n", n_refused);
-    assert_true(n_refused > 400);
+    assert_true(n_refused > HOSTILE / 10);
     free(copy);
     free(text);
 }
