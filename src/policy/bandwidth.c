@@ -273,7 +273,10 @@ static double target_s(const struct sched *s, const struct seq *q)
     double t = s->running.n ? s->forecast.tightest_s : q ? q->itl_target_s : s->classes[1].itl_target_s;
     if (q)
         t = fmin(t, q->itl_target_s);
-    return fmax(t, 2 * decode_step_s(s, 1, s->config.chunk_tokens));
+    double alone_s = decode_step_s(s, 1, s->config.chunk_tokens);
+    if (s->running.n) /* such steps are measured now: not less than one of them alone */
+        alone_s = fmin(alone_s, decode_step_s(s, s->running.n, (double)s->pool.n_active * s->config.chunk_tokens));
+    return fmax(t, 2 * alone_s);
 }
 
 double forecast_target_s(const struct sched *s)
