@@ -10,6 +10,14 @@
 #include "policy/sched.h"
 #include "test.h"
 
+#ifdef WEIR_DEBUG /* sanitised builds take ten times as long */
+#define N_SEEDS 200
+#define N_POLICY_SEEDS(n) ((n) / 5)
+#else
+#define N_SEEDS 1500
+#define N_POLICY_SEEDS(n) (n)
+#endif
+
 enum { MAX_LIVE = 64, MAX_CONTEXT = 96, MAX_CHUNKS = 80, MAX_CHUNK_TOKENS = 8, N_DOCUMENTS = 3 };
 
 enum model_state { M_NONE, M_LIVE, M_CANCELLING, M_FAILING, M_DONE };
@@ -488,7 +496,7 @@ static void random_traffic_keeps_every_promise(void **state)
     static struct world w;
     struct sched_stats sum = {0};
     uint32_t n_spent = 0;
-    uint32_t n_seeds = getenv("WEIR_TEST_SEEDS") ? (uint32_t)atoi(getenv("WEIR_TEST_SEEDS")) : 1500;
+    uint32_t n_seeds = getenv("WEIR_TEST_SEEDS") ? (uint32_t)atoi(getenv("WEIR_TEST_SEEDS")) : N_SEEDS;
     for (uint64_t seed = 1; seed <= n_seeds; seed++) {
         simulate(&w, seed, 150);
         sum.n_preemptions += w.stats.n_preemptions;
@@ -525,7 +533,7 @@ static void every_policy_keeps_every_promise(void **state)
     for (size_t k = 0; k < sizeof policies / sizeof *policies; k++) {
         uint64_t n_finished = 0, n_refused = 0, n_grouped = 0;
         w.policy = policies[k];
-        for (uint64_t seed = 1; seed <= (k == 0 ? 2000 : 300); seed++) {
+        for (uint64_t seed = 1; seed <= N_POLICY_SEEDS(k == 0 ? 2000 : 300); seed++) {
             simulate(&w, seed, 150);
             n_finished += w.stats.n_finished;
             n_refused += w.stats.n_refused;
@@ -537,9 +545,9 @@ static void every_policy_keeps_every_promise(void **state)
             assert_true(w.c.model.mixed_length_waste > 0 || w.stats.n_grouped_steps == 0);
             assert_int_equal(w.stats.prediction.n + w.stats.n_failed > 0, w.stats.n_steps > 0);
         }
-        assert_true(n_finished > 2000 && n_refused > 0);
+        assert_true(n_finished > N_POLICY_SEEDS(2000) && n_refused > 0);
         print_message("%s: %llu grouped steps\n", w.policy, (unsigned long long)n_grouped);
-        assert_true(k == 0 ? n_grouped > 2000 : n_grouped == 0);
+        assert_true(k == 0 ? n_grouped > N_POLICY_SEEDS(2000) : n_grouped == 0);
     }
 }
 
