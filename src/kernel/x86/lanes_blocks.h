@@ -285,7 +285,7 @@ INLINE void add_chain(enum tensor_type t, const struct piece *p, uint32_t b, uin
     }
 }
 
-/* One token: all chains at once, so that the group is read from its beginning to its end. */
+/* One token in AVX-512: all chains at once, so that the group is read from its beginning to its end. */
 INLINE void tile_of_one(enum tensor_type t, const struct piece *p, const uint8_t *x, vf *state, float *y)
 {
     const size_t cell_bytes = LANES_CELL_BLOCKS * group_block_bytes(t), d_at = act_d_at(t);
@@ -351,9 +351,13 @@ INLINE void tile_any(enum tensor_type t, const struct piece *p, const uint8_t *x
     case n:                                                                                                            \
         tile(t, p, x, n, state, y, y_stride);                                                                          \
         break;
+#if defined __AVX512F__
     case 1:
         tile_of_one(t, p, x, state, y);
         break;
+#else
+        CASE(1)
+#endif
         CASE(2)
         CASE(3)
         CASE(4)
