@@ -228,23 +228,13 @@ INLINE void direct_blocks(enum tensor_type t, const uint8_t *const w[4], uint32_
         direct_tokens(t, w, n_cols / 32, x, x_row_bytes, 4, y);
 }
 
-#define MATMUL_ROWS(name, type)                                                                                        \
-    static void direct_##name(const uint8_t *const w[4], uint32_t n_cols, const uint8_t *x, size_t x_row_bytes,        \
-                              uint32_t n_t, float y[4][4])                                                             \
-    {                                                                                                                  \
-        direct_blocks(type, w, n_cols, x, x_row_bytes, n_t, y);                                                        \
-    }                                                                                                                  \
-    static void matmul_##name(const struct matmul_args *a)                                                             \
-    {                                                                                                                  \
-        drive_direct(a, direct_##name, 0);                                                                             \
-    }
-MATMUL_ROWS(q8_0, TENSOR_Q8_0)
-MATMUL_ROWS(q4_0, TENSOR_Q4_0)
-MATMUL_ROWS(q4_1, TENSOR_Q4_1)
-MATMUL_ROWS(q5_0, TENSOR_Q5_0)
-MATMUL_ROWS(q5_1, TENSOR_Q5_1)
-MATMUL_ROWS(iq4_nl, TENSOR_IQ4_NL)
-MATMUL_ROWS(mxfp4, TENSOR_MXFP4)
+MATMUL_DIRECT(q8_0, TENSOR_Q8_0, direct_blocks)
+MATMUL_DIRECT(q4_0, TENSOR_Q4_0, direct_blocks)
+MATMUL_DIRECT(q4_1, TENSOR_Q4_1, direct_blocks)
+MATMUL_DIRECT(q5_0, TENSOR_Q5_0, direct_blocks)
+MATMUL_DIRECT(q5_1, TENSOR_Q5_1, direct_blocks)
+MATMUL_DIRECT(iq4_nl, TENSOR_IQ4_NL, direct_blocks)
+MATMUL_DIRECT(mxfp4, TENSOR_MXFP4, direct_blocks)
 
 INLINE void set_matmul_blocks(struct kernels *k)
 {

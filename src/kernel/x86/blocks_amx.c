@@ -259,7 +259,6 @@ INLINE void walk_chains(const struct job *j, size_t W, bool mins)
 
 static void finish_rows(const struct job *j, uint32_t row)
 {
-    const __mmask16 rows = tile_row_mask(j->a->n_rows - row);
     for (uint32_t token = 0; token < j->n_tokens; token += j->width) {
         __m512(*c)[16] = j->s->acc[token / j->width], sum[16];
         for (uint32_t v = 0; v < j->width; v++)
@@ -267,8 +266,8 @@ static void finish_rows(const struct job *j, uint32_t row)
         rows_of_tile(sum, j->width, sum);
         for (uint32_t i = 0; i < j->width && token + i < j->n_tokens; i++) {
             float *y = j->a->y + (j->first_token + token + i) * j->a->y_stride + row;
-            const __m512 before = j->start ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(rows, y);
-            _mm512_mask_storeu_ps(y, rows, _mm512_add_ps(before, sum[i]));
+            const __m512 before = j->start ? _mm512_setzero_ps() : _mm512_loadu_ps(y);
+            _mm512_storeu_ps(y, _mm512_add_ps(before, sum[i]));
         }
     }
 }

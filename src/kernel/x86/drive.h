@@ -36,10 +36,10 @@ static inline void drive_quad(const struct matmul_args *a, direct_fn fn, uint32_
     }
 }
 
-/* Rows from `row` on. */
-static inline void drive_direct(const struct matmul_args *a, direct_fn fn, uint32_t row)
+static inline void drive_direct(const struct matmul_args *a, direct_fn fn)
 {
-    if (a->n_tokens == 1 && row == 0) {
+    uint32_t row = 0;
+    if (a->n_tokens == 1) {
         /* Four streams, each through a quarter of the rows: every stream is one sequential walk through memory. */
         const uint32_t quarter = a->n_rows / DIRECT_ROWS;
         for (uint32_t i = 0; i < quarter; i++)
@@ -55,5 +55,17 @@ static inline void drive_direct(const struct matmul_args *a, direct_fn fn, uint3
         }
     }
 }
+
+/* matmul_NAME of a quantised type, by direct(type, ...), which is inlined: one function of a type and its constants. */
+#define MATMUL_DIRECT(name, type, direct)                                                                              \
+    static void direct_##name(const uint8_t *const w[4], uint32_t n_cols, const uint8_t *x, size_t x_row_bytes,        \
+                              uint32_t n_t, float y[4][4])                                                             \
+    {                                                                                                                  \
+        direct(type, w, n_cols, x, x_row_bytes, n_t, y);                                                               \
+    }                                                                                                                  \
+    static void matmul_##name(const struct matmul_args *a)                                                             \
+    {                                                                                                                  \
+        drive_direct(a, direct_##name);                                                                                \
+    }
 
 #endif

@@ -253,22 +253,12 @@ INLINE void direct_supers(enum tensor_type t, const uint8_t *const w[4], uint32_
         direct_super_tokens(t, w, n_cols / 256, x, x_row_bytes, 4, y);
 }
 
-#define MATMUL_ROWS(name, type)                                                                                        \
-    static void direct_##name(const uint8_t *const w[4], uint32_t n_cols, const uint8_t *x, size_t x_row_bytes,        \
-                              uint32_t n_t, float y[4][4])                                                             \
-    {                                                                                                                  \
-        direct_supers(type, w, n_cols, x, x_row_bytes, n_t, y);                                                        \
-    }                                                                                                                  \
-    static void matmul_##name(const struct matmul_args *a)                                                             \
-    {                                                                                                                  \
-        drive_direct(a, direct_##name, 0);                                                                             \
-    }
-MATMUL_ROWS(q2_k, TENSOR_Q2_K)
-MATMUL_ROWS(q3_k, TENSOR_Q3_K)
-MATMUL_ROWS(q4_k, TENSOR_Q4_K)
-MATMUL_ROWS(q5_k, TENSOR_Q5_K)
-MATMUL_ROWS(q6_k, TENSOR_Q6_K)
-MATMUL_ROWS(iq4_xs, TENSOR_IQ4_XS)
+MATMUL_DIRECT(q2_k, TENSOR_Q2_K, direct_supers)
+MATMUL_DIRECT(q3_k, TENSOR_Q3_K, direct_supers)
+MATMUL_DIRECT(q4_k, TENSOR_Q4_K, direct_supers)
+MATMUL_DIRECT(q5_k, TENSOR_Q5_K, direct_supers)
+MATMUL_DIRECT(q6_k, TENSOR_Q6_K, direct_supers)
+MATMUL_DIRECT(iq4_xs, TENSOR_IQ4_XS, direct_supers)
 
 INLINE void set_matmul_supers(struct kernels *k)
 {

@@ -299,13 +299,12 @@ INLINE void multiply_cut(struct form f, const struct job *j, uint32_t first, uin
 /* The chains of 16 rows between y and the scratch. */
 static void resume_rows(const struct job *j, uint32_t row, __m512 (*acc)[16])
 {
-    const __mmask16 rows = tile_row_mask(j->a->n_rows - row);
     for (uint32_t token = 0; token < j->n_tokens; token += j->width) {
         __m512 sum[16];
         for (uint32_t i = 0; i < j->width; i++) {
             const bool absent = j->start || token + i >= j->n_tokens;
             const float *y = j->a->y + (j->first_token + token + i) * j->a->y_stride + row;
-            sum[i] = absent ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(rows, y);
+            sum[i] = absent ? _mm512_setzero_ps() : _mm512_loadu_ps(y);
         }
         tile_of_rows(sum, j->width, acc[token / j->width]);
     }
@@ -313,12 +312,11 @@ static void resume_rows(const struct job *j, uint32_t row, __m512 (*acc)[16])
 
 static void finish_rows(const struct job *j, uint32_t row, __m512 (*acc)[16])
 {
-    const __mmask16 rows = tile_row_mask(j->a->n_rows - row);
     for (uint32_t token = 0; token < j->n_tokens; token += j->width) {
         __m512 sum[16];
         rows_of_tile(acc[token / j->width], j->width, sum);
         for (uint32_t i = 0; i < j->width && token + i < j->n_tokens; i++)
-            _mm512_mask_storeu_ps(j->a->y + (j->first_token + token + i) * j->a->y_stride + row, rows, sum[i]);
+            _mm512_storeu_ps(j->a->y + (j->first_token + token + i) * j->a->y_stride + row, sum[i]);
     }
 }
 

@@ -172,27 +172,23 @@ INLINE void direct_tokens(enum tensor_type t, const uint8_t *const w[4], uint32_
 }
 
 /* Two tokens at a time: more do not fit the registers. */
-#define MATMUL_SUPERS(name, type)                                                                                      \
-    static void direct_##name(const uint8_t *const w[4], uint32_t n_cols, const uint8_t *x, size_t x_row_bytes,        \
-                              uint32_t n_t, float y[4][4])                                                             \
-    {                                                                                                                  \
-        for (uint32_t i = 0; i < n_t; i += 2) {                                                                        \
-            if (n_t - i == 1)                                                                                          \
-                direct_tokens(type, w, n_cols / 256, x + i * x_row_bytes, x_row_bytes, 1, y + i);                      \
-            else                                                                                                       \
-                direct_tokens(type, w, n_cols / 256, x + i * x_row_bytes, x_row_bytes, 2, y + i);                      \
-        }                                                                                                              \
-    }                                                                                                                  \
-    static void matmul_##name(const struct matmul_args *a)                                                             \
-    {                                                                                                                  \
-        drive_direct(a, direct_##name, 0);                                                                             \
+INLINE void direct_supers(enum tensor_type t, const uint8_t *const w[4], uint32_t n_cols, const uint8_t *x,
+                          size_t x_row_bytes, uint32_t n_t, float y[4][4])
+{
+    for (uint32_t i = 0; i < n_t; i += 2) {
+        if (n_t - i == 1)
+            direct_tokens(t, w, n_cols / 256, x + i * x_row_bytes, x_row_bytes, 1, y + i);
+        else
+            direct_tokens(t, w, n_cols / 256, x + i * x_row_bytes, x_row_bytes, 2, y + i);
     }
-MATMUL_SUPERS(q2_k, TENSOR_Q2_K)
-MATMUL_SUPERS(q3_k, TENSOR_Q3_K)
-MATMUL_SUPERS(q4_k, TENSOR_Q4_K)
-MATMUL_SUPERS(q5_k, TENSOR_Q5_K)
-MATMUL_SUPERS(q6_k, TENSOR_Q6_K)
-MATMUL_SUPERS(iq4_xs, TENSOR_IQ4_XS)
+}
+
+MATMUL_DIRECT(q2_k, TENSOR_Q2_K, direct_supers)
+MATMUL_DIRECT(q3_k, TENSOR_Q3_K, direct_supers)
+MATMUL_DIRECT(q4_k, TENSOR_Q4_K, direct_supers)
+MATMUL_DIRECT(q5_k, TENSOR_Q5_K, direct_supers)
+MATMUL_DIRECT(q6_k, TENSOR_Q6_K, direct_supers)
+MATMUL_DIRECT(iq4_xs, TENSOR_IQ4_XS, direct_supers)
 
 void x86_supers_avx2(struct kernels *k)
 {
