@@ -69,36 +69,87 @@ static void rows_come_back(void **state)
     }
 }
 
-/* The documented places of codes and scales, by hand. */
+/* What kernel/lanes.h documents, byte by byte: fields in their order, as places in the block. */
+struct documented {
+    enum tensor_type type;
+    struct {
+        size_t offset, unit_bytes, n_units;
+    } fields[5];
+};
+static const struct documented documented[] = {
+    {TENSOR_Q8_0, {{2, 4, 8}, {0, 2, 1}}},
+    {TENSOR_Q4_0, {{2, 4, 4}, {0, 2, 1}}},
+    {TENSOR_IQ4_NL, {{2, 4, 4}, {0, 2, 1}}},
+    {TENSOR_Q4_1, {{4, 4, 4}, {0, 2, 1}, {2, 2, 1}}},
+    {TENSOR_Q5_0, {{6, 4, 4}, {2, 4, 1}, {0, 2, 1}}},
+    {TENSOR_Q5_1, {{8, 4, 4}, {4, 4, 1}, {0, 2, 1}, {2, 2, 1}}},
+    {TENSOR_MXFP4, {{1, 4, 4}, {0, 1, 1}}},
+    {TENSOR_Q2_K, {{16, 4, 16}, {0, 4, 4}, {80, 2, 1}, {82, 2, 1}}},
+    {TENSOR_Q3_K, {{32, 4, 16}, {0, 4, 8}, {96, 4, 3}, {108, 2, 1}}},
+    {TENSOR_Q4_K, {{16, 4, 32}, {4, 4, 3}, {0, 2, 1}, {2, 2, 1}}},
+    {TENSOR_Q5_K, {{48, 4, 32}, {16, 4, 8}, {4, 4, 3}, {0, 2, 1}, {2, 2, 1}}},
+    {TENSOR_Q6_K, {{0, 4, 32}, {128, 4, 16}, {192, 4, 4}, {208, 2, 1}}},
+    {TENSOR_IQ4_XS, {{8, 4, 32}, {4, 4, 1}, {0, 2, 1}, {2, 2, 1}}},
+};
+
+/* Byte i of field f's unit of a block. */
+static uint8_t documented_byte(enum tensor_type t, size_t f, const uint8_t *unit, size_t i)
+{
+    if (t == TENSOR_Q8_0 && f == 0)
+        return (uint8_t)(unit[i] + 128);
+    if ((t != TENSOR_Q5_0 && t != TENSOR_Q5_1) || f != 1)
+        return unit[i];
+    uint32_t v = 0;
+    for (size_t k = 0; k < 8; k++)
+        v |= (uint32_t)(unit[(4 * k + i) / 8] >> (4 * k + i) % 8 & 1) << k;
+    return (uint8_t)v;
+}
+
+/* 16 rows of n_blocks blocks into `out`; how many bytes that were. */
+static size_t lay_out_as_documented(const struct documented *d, const uint8_t *rows, size_t stride, uint32_t n_blocks,
+                                    uint8_t *out)
+{
+    const struct tensor_type_info *info = tensor_type_info((uint32_t)d->type);
+    const uint32_t cell_blocks = info->block_elements == 32 ? 4 : 1;
+    uint8_t *at = out;
+    for (uint32_t cell = 0; cell < n_blocks; cell += cell_blocks) {
+        const uint32_t n = n_blocks - cell < cell_blocks ? n_blocks - cell : cell_blocks;
+        for (size_t f = 0; f < 5 && d->fields[f].n_units; f++) {
+            const size_t unit = d->fields[f].unit_bytes, n_units = d->fields[f].n_units;
+            for (size_t i = 0; i < n * n_units * LANES * unit; i++, at++) {
+                const size_t r = i / unit % LANES, u = i / unit / LANES % n_units, b = i / unit / LANES / n_units;
+                *at = documented_byte(
+                    d->type, f, rows + r * stride + (cell + b) * info->block_bytes + d->fields[f].offset + u * unit,
+                    i % unit);
+            }
+        }
+    }
+    return (size_t)(at - out);
+}
+
 static void layout_is_as_documented(void **state)
 {
     (void)state;
-    struct block_q8_0 rows[LANES][5];
-    uint8_t group[sizeof rows];
-    for (int r = 0; r < LANES; r++) {
-        for (int b = 0; b < 5; b++) {
-            rows[r][b].d = (uint16_t)(100 * b + r);
-            for (int i = 0; i < 32; i++)
-                rows[r][b].q[i] = (int8_t)(r + 16 * b + 3 * i - 128);
+    assert_int_equal(sizeof documented / sizeof *documented, N_TYPES);
+    for (size_t i = 0; i < N_TYPES; i++) {
+        const enum tensor_type t = documented[i].type;
+        for (uint32_t n_blocks = 1; n_blocks <= 13; n_blocks++) {
+            const uint32_t cols = n_blocks * tensor_type_info((uint32_t)t)->block_elements;
+            const size_t row_bytes = tensor_type_row_bytes(t, cols), stride = row_bytes + below(7);
+            struct guarded rows = guarded_alloc((LANES - 1) * stride + row_bytes),
+                           group = guarded_alloc(LANES * row_bytes);
+            uint8_t *want = malloc(LANES * row_bytes);
+            for (size_t b = 0; b < (LANES - 1) * stride + row_bytes; b++)
+                rows.data[b] = (uint8_t)below(256);
+            assert_int_equal(lay_out_as_documented(&documented[i], rows.data, stride, n_blocks, want),
+                             LANES * row_bytes);
+            lanes_pack(t, rows.data, stride, cols, group.data);
+            assert_memory_equal(group.data, want, LANES * row_bytes);
+            free(want);
+            guarded_free(&rows);
+            guarded_free(&group);
         }
     }
-    lanes_pack(TENSOR_Q8_0, rows, sizeof rows[0], 5 * 32, group);
-    for (int r = 0; r < LANES; r++) {
-        for (int b = 0; b < 5; b++) {
-            const size_t cell = b < 4 ? 0 : 4 * 544, in_cell = (size_t)(b % 4), blocks = b < 4 ? 4 : 1;
-            for (size_t i = 0; i < 32; i++)
-                assert_int_equal(group[cell + ((in_cell * 8 + i / 4) * 16 + (size_t)r) * 4 + i % 4],
-                                 (uint8_t)(rows[r][b].q[i] + 128));
-            uint16_t d;
-            memcpy(&d, group + cell + blocks * 512 + (in_cell * 16 + (size_t)r) * 2, 2);
-            assert_int_equal(d, rows[r][b].d);
-        }
-    }
-    struct block_q5_0 five[LANES] = {0};
-    five[3].high[2] = 0x20; /* element 21: unit 5, byte 1 */
-    lanes_pack(TENSOR_Q5_0, five, sizeof five[0], 32, group);
-    for (size_t i = 0; i < sizeof five; i++)
-        assert_int_equal(group[i], i == 4 * 64 + 3 * 4 + 1 ? 1 << 5 : 0);
 }
 
 struct product {

@@ -45,29 +45,146 @@ static const struct field fields[TENSOR_TYPE_COUNT][MAX_FIELDS] = {
                        WORD(block_iq4_xs, scales_high)},
 };
 
-/* Bit 4 k + i to bit 8 i + k: a transposition of eight groups of four. */
-static uint32_t spread_bits(uint32_t v)
+/* Vectors of what every machine has (SSE2, NEON): wider ones don't help, since memory takes longer than this. */
+typedef uint32_t words __attribute__((vector_size(16)));
+#define WORDS 4
+#define INLINE static inline __attribute__((always_inline))
+
+/* The bits of `low` and those s places above them change places. */
+INLINE words swap_bits(words v, uint32_t low, int s)
 {
-    uint32_t out = 0;
-    for (uint32_t n = 0; n < 32; n++)
-        out |= (v >> n & 1) << (8 * (n % 4) + n / 4);
-    return out;
+    const words t = (v >> s ^ v) & low;
+    return v ^ t ^ t << s;
 }
 
-static uint32_t gather_bits(uint32_t v)
+/* Bit 4 k + i to bit 8 i + k: the five bits of a bit's place, rotated by two. */
+INLINE words spread_bits(words v)
 {
-    uint32_t out = 0;
-    for (uint32_t n = 0; n < 32; n++)
-        out |= (v >> (8 * (n % 4) + n / 4) & 1) << n;
-    return out;
+    v = swap_bits(swap_bits(v, 0x0000cccc, 14), 0x00aa00aa, 7);
+    return swap_bits(swap_bits(v, 0x0c0c0c0c, 2), 0x22222222, 1);
 }
 
-static void change_word(enum change how, bool back, void *p)
+INLINE words gather_bits(words v)
 {
-    uint32_t v;
+    v = swap_bits(swap_bits(v, 0x22222222, 1), 0x0c0c0c0c, 2);
+    return swap_bits(swap_bits(v, 0x00aa00aa, 7), 0x0000cccc, 14);
+}
+
+INLINE words changed(enum change how, bool back, words v)
+{
+    return how == AS_IS ? v : how == OFFSET_128 ? v ^ 0x80808080 : back ? gather_bits(v) : spread_bits(v);
+}
+
+INLINE words load(const unsigned char *p)
+{
+    words v;
     memcpy(&v, p, sizeof v);
-    v = how == OFFSET_128 ? v ^ 0x80808080 : back ? gather_bits(v) : spread_bits(v);
+    return v;
+}
+
+INLINE void store(unsigned char *p, words v)
+{
     memcpy(p, &v, sizeof v);
+}
+
+/* Four words of four rows, transposed. */
+INLINE void transpose(enum change how, bool back, const unsigned char *in, size_t in_stride, unsigned char *out,
+                      size_t out_stride)
+{
+    const words a = changed(how, back, load(in)), b = changed(how, back, load(in + in_stride));
+    const words c = changed(how, back, load(in + 2 * in_stride)), d = changed(how, back, load(in + 3 * in_stride));
+    const words ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+    store(out, __builtin_shufflevector(ab, cd, 0, 1, 4, 5));
+    store(out + out_stride, __builtin_shufflevector(ab, cd, 2, 3, 6, 7));
+    const words ef = __builtin_shufflevector(a, b, 2, 6, 3, 7), gh = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    store(out + 2 * out_stride, __builtin_shufflevector(ef, gh, 0, 1, 4, 5));
+    store(out + 3 * out_stride, __builtin_shufflevector(ef, gh, 2, 3, 6, 7));
+}
+
+/* Sixteen rows' units of a few bytes, which need no transposition; size is a constant. */
+INLINE void unit_to_lanes(const unsigned char *rows, size_t row_bytes, size_t size, unsigned char *lanes)
+{
+    for (uint32_t r = 0; r < LANES; r++)
+        memcpy(lanes + r * size, rows + r * row_bytes, size);
+}
+
+INLINE void unit_to_rows(const unsigned char *lanes, size_t size, unsigned char *rows, size_t row_bytes)
+{
+    for (uint32_t r = 0; r < LANES; r++)
+        memcpy(rows + r * row_bytes, lanes + r * size, size);
+}
+
+INLINE void change_unit(enum change how, bool back, const unsigned char *in, unsigned char *out)
+{
+    for (uint32_t r = 0; r < LANES; r += WORDS)
+        store(out + 4 * r, changed(how, back, load(in + 4 * r)));
+}
+
+/* A field of words of a block of 16 rows; `how` is a constant. */
+INLINE void words_to_lanes(enum change how, uint32_t n_units, const unsigned char *rows, size_t row_bytes,
+                           unsigned char *lanes)
+{
+    uint32_t u = 0;
+    for (; u + WORDS <= n_units; u += WORDS) {
+        for (uint32_t r = 0; r < LANES; r += WORDS)
+            transpose(how, false, rows + r * row_bytes + 4 * u, row_bytes, lanes + (u * LANES + r) * 4, LANES * 4);
+    }
+    for (; u < n_units; u++) {
+        unit_to_lanes(rows + 4 * u, row_bytes, 4, lanes + u * LANES * 4);
+        change_unit(how, false, lanes + u * LANES * 4, lanes + u * LANES * 4);
+    }
+}
+
+INLINE void words_to_rows(enum change how, uint32_t n_units, const unsigned char *lanes, unsigned char *rows,
+                          size_t row_bytes)
+{
+    uint32_t u = 0;
+    for (; u + WORDS <= n_units; u += WORDS) {
+        for (uint32_t r = 0; r < LANES; r += WORDS)
+            transpose(how, true, lanes + (u * LANES + r) * 4, LANES * 4, rows + r * row_bytes + 4 * u, row_bytes);
+    }
+    for (; u < n_units; u++) {
+        unsigned char unit[LANES * 4];
+        change_unit(how, true, lanes + u * LANES * 4, unit);
+        unit_to_rows(unit, 4, rows + 4 * u, row_bytes);
+    }
+}
+
+static void field_to_lanes(const struct field *f, const unsigned char *rows, size_t row_bytes, unsigned char *lanes)
+{
+    if (f->unit == 1)
+        unit_to_lanes(rows, row_bytes, 1, lanes);
+    else if (f->unit == 2)
+        unit_to_lanes(rows, row_bytes, 2, lanes);
+    else if (f->change == AS_IS)
+        words_to_lanes(AS_IS, f->n_units, rows, row_bytes, lanes);
+    else if (f->change == OFFSET_128)
+        words_to_lanes(OFFSET_128, f->n_units, rows, row_bytes, lanes);
+    else
+        words_to_lanes(SPREAD_BITS, f->n_units, rows, row_bytes, lanes);
+}
+
+static void field_to_rows(const struct field *f, const unsigned char *lanes, unsigned char *rows, size_t row_bytes)
+{
+    if (f->unit == 1)
+        unit_to_rows(lanes, 1, rows, row_bytes);
+    else if (f->unit == 2)
+        unit_to_rows(lanes, 2, rows, row_bytes);
+    else if (f->change == AS_IS)
+        words_to_rows(AS_IS, f->n_units, lanes, rows, row_bytes);
+    else if (f->change == OFFSET_128)
+        words_to_rows(OFFSET_128, f->n_units, lanes, rows, row_bytes);
+    else
+        words_to_rows(SPREAD_BITS, f->n_units, lanes, rows, row_bytes);
+}
+
+/* A word of a row, back from its lane. */
+static void change_word(enum change how, unsigned char *p)
+{
+    words v = {0};
+    memcpy(&v, p, sizeof v[0]);
+    v = changed(how, true, v);
+    memcpy(p, &v, sizeof v[0]);
 }
 
 /* How many blocks of a row a cell has that starts `block` blocks into it. */
@@ -77,23 +194,9 @@ static uint32_t cell_blocks(const struct tensor_type_info *info, uint32_t n_cols
     return info->block_elements != 32 ? 1 : left < LANES_CELL_BLOCKS ? left : LANES_CELL_BLOCKS;
 }
 
-/* A field of a block of 16 rows; size is a constant where it is called. */
-static inline void field_to_lanes(const unsigned char *rows, size_t row_bytes, uint32_t n_units, size_t size,
-                                  unsigned char *lanes)
+static size_t field_bytes(const struct field *f)
 {
-    for (uint32_t u = 0; u < n_units; u++) {
-        for (uint32_t r = 0; r < LANES; r++)
-            memcpy(lanes + (u * LANES + r) * size, rows + r * row_bytes + u * size, size);
-    }
-}
-
-static inline void field_to_rows(const unsigned char *lanes, uint32_t n_units, size_t size, unsigned char *rows,
-                                 size_t row_bytes)
-{
-    for (uint32_t r = 0; r < LANES; r++) {
-        for (uint32_t u = 0; u < n_units; u++)
-            memcpy(rows + r * row_bytes + u * size, lanes + (u * LANES + r) * size, size);
-    }
+    return (size_t)f->n_units * f->unit * LANES;
 }
 
 void lanes_pack(enum tensor_type t, const void *rows, size_t row_bytes, uint32_t n_cols, void *group)
@@ -104,17 +207,8 @@ void lanes_pack(enum tensor_type t, const void *rows, size_t row_bytes, uint32_t
     for (uint32_t at = 0; at < n_cols / info->block_elements;) {
         const uint32_t n = cell_blocks(info, n_cols, at);
         for (const struct field *f = fields[t]; f->unit; f++) {
-            for (uint32_t b = 0; b < n; b++) {
-                const unsigned char *p = in + (size_t)b * info->block_bytes + f->offset;
-                const size_t bytes = (size_t)f->n_units * f->unit * LANES;
-                if (f->unit == 4)
-                    field_to_lanes(p, row_bytes, f->n_units, 4, out);
-                else
-                    field_to_lanes(p, row_bytes, f->n_units, f->unit, out);
-                for (size_t i = 0; f->change && i < bytes; i += 4)
-                    change_word((enum change)f->change, false, out + i);
-                out += bytes;
-            }
+            for (uint32_t b = 0; b < n; b++, out += field_bytes(f))
+                field_to_lanes(f, in + (size_t)b * info->block_bytes + f->offset, row_bytes, out);
         }
         in += (size_t)n * info->block_bytes;
         at += n;
@@ -129,18 +223,8 @@ void lanes_unpack(enum tensor_type t, const void *cells, uint32_t n_cols, void *
     for (uint32_t at = 0; at < n_cols / info->block_elements;) {
         const uint32_t n = cell_blocks(info, n_cols, at);
         for (const struct field *f = fields[t]; f->unit; f++) {
-            for (uint32_t b = 0; b < n; b++) {
-                unsigned char *p = out + (size_t)b * info->block_bytes + f->offset;
-                if (f->unit == 4)
-                    field_to_rows(in, f->n_units, 4, p, row_bytes);
-                else
-                    field_to_rows(in, f->n_units, f->unit, p, row_bytes);
-                for (size_t r = 0; f->change && r < LANES; r++) {
-                    for (size_t u = 0; u < f->n_units; u++)
-                        change_word((enum change)f->change, true, p + r * row_bytes + 4 * u);
-                }
-                in += (size_t)f->n_units * f->unit * LANES;
-            }
+            for (uint32_t b = 0; b < n; b++, in += field_bytes(f))
+                field_to_rows(f, in, out + (size_t)b * info->block_bytes + f->offset, row_bytes);
         }
         out += (size_t)n * info->block_bytes;
         at += n;
@@ -155,14 +239,13 @@ void lanes_unpack_row(enum tensor_type t, const void *group, uint32_t n_cols, ui
     for (uint32_t at = 0; at < n_cols / info->block_elements;) {
         const uint32_t n = cell_blocks(info, n_cols, at);
         for (const struct field *f = fields[t]; f->unit; f++) {
-            for (uint32_t b = 0; b < n; b++) {
+            for (uint32_t b = 0; b < n; b++, in += field_bytes(f)) {
                 unsigned char *p = block + (size_t)b * info->block_bytes + f->offset;
                 for (uint32_t u = 0; u < f->n_units; u++, p += f->unit) {
                     memcpy(p, in + (u * LANES + row) * (size_t)f->unit, f->unit);
                     if (f->change)
-                        change_word((enum change)f->change, true, p);
+                        change_word((enum change)f->change, p);
                 }
-                in += (size_t)f->n_units * f->unit * LANES;
             }
         }
         block += (size_t)n * info->block_bytes;
