@@ -52,6 +52,10 @@ static void reads_values_and_tensors(void **state)
     assert_int_equal(gguf_get_u32(g, "a.eps", &u, &e), WEIR_EFORMAT);
     assert_non_null(strstr(e.msg, "a.eps"));
 
+    float row[4];
+    assert_int_equal(gguf_read(g, gguf_tensor(g, "w")->data + sizeof row, sizeof row, row, &e), 0);
+    assert_true(row[0] == 5 && row[3] == 8);
+
     const struct gguf_value *names = gguf_find(g, "a.names");
     assert_int_equal(names->n_elements, 3);
     assert_int_equal(gguf_array_str(names, 2).n, 9);
@@ -209,8 +213,17 @@ static void joins_split_files(void **state)
     assert_int_equal(gguf_n_files(g), 3);
     assert_int_equal(gguf_n_tensors(g), 3);
     float v;
-    memcpy(&v, gguf_tensor(g, "t2")->data, sizeof v);
+    const unsigned char *data = gguf_tensor(g, "t2")->data;
+    memcpy(&v, data, sizeof v);
     assert_true(v == 2);
+    for (uint32_t i = 0; i < 3; i++) {
+        const char name[] = {'t', (char)('0' + i), 0};
+        assert_int_equal(gguf_read(g, gguf_tensor(g, name)->data, sizeof v, &v, &e), 0);
+        assert_true(v == (float)i);
+    }
+    assert_int_equal(truncate(path[2], 64), 0);
+    assert_int_equal(gguf_read(g, data, sizeof v, &v, &e), WEIR_EIO);
+    assert_non_null(strstr(e.msg, "cut"));
     gguf_close(g);
 
     assert_int_equal(gguf_open(&g, path[1], &e), WEIR_EINVAL);

@@ -27,9 +27,10 @@ int file_map(struct file_map *m, const char *path, struct err *e)
         if (p == MAP_FAILED)
             r = err_errno(e, "%s: mmap of %lld bytes", path, (long long)st.st_size);
         else
-            *m = (struct file_map){.data = p, .n_bytes = (size_t)st.st_size};
+            *m = (struct file_map){.data = p, .n_bytes = (size_t)st.st_size, .fd = fd};
     }
-    close(fd);
+    if (r)
+        close(fd);
     return r;
 }
 
@@ -39,9 +40,28 @@ void file_unmap(struct file_map *m)
         const unsigned char *in;
         void *out;
     } p = {.in = m->data};
-    if (m->data)
+    if (m->data) {
         munmap(p.out, m->n_bytes);
+        close(m->fd);
+    }
     *m = (struct file_map){0};
+}
+
+int file_read_at(const struct file_map *m, size_t at, size_t n, void *out, struct err *e)
+{
+    for (unsigned char *to = out; n;) {
+        const ssize_t got = pread(m->fd, to, n, (off_t)at);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return err_errno(e, "reading %zu bytes at %zu", n, at);
+        if (!got)
+            return err_set(e, WEIR_EIO, "the file ends at %zu: it has been cut since it was opened", at);
+        to += got;
+        at += (size_t)got;
+        n -= (size_t)got;
+    }
+    return 0;
 }
 
 int file_read(const char *path, size_t max_bytes, char **out, size_t *out_n, struct err *e)

@@ -534,9 +534,16 @@ void gguf_close(struct gguf *g)
 
 /* --- access ----------------------------------------------------------------------------------------------------- */
 
-bool gguf_is_mapped(const struct gguf *g)
+int gguf_read(const struct gguf *g, const unsigned char *data, size_t n_bytes, void *out, struct err *e)
 {
-    return g->parts[0].map.data != NULL;
+    for (uint32_t i = 0; i < g->n_parts; i++) {
+        const struct file_map *map = &g->parts[i].map;
+        const uintptr_t at = (uintptr_t)data - (uintptr_t)map->data;
+        if (map->data && at < map->n_bytes)
+            return file_read_at(map, at, n_bytes, out, e);
+    }
+    memcpy(out, data, n_bytes);
+    return 0;
 }
 
 uint32_t gguf_version(const struct gguf *g)

@@ -70,8 +70,8 @@ int gguf_open(struct gguf **out, const char *path, struct err *e);
 int gguf_open_memory(struct gguf **out, const void *data, size_t n_bytes, struct err *e);
 void gguf_close(struct gguf *g);
 
-/* Whether tensor data lies in mappings of files, which pages can be given back to. */
-bool gguf_is_mapped(const struct gguf *g);
+/* Copies data of tensors, or of some of their rows, by reading the file (base/file.h: file_read_at). Any thread. */
+int gguf_read(const struct gguf *g, const unsigned char *data, size_t n_bytes, void *out, struct err *e);
 uint32_t gguf_version(const struct gguf *g);
 size_t gguf_file_bytes(const struct gguf *g); /* all parts together */
 uint32_t gguf_n_files(const struct gguf *g);

@@ -1,6 +1,6 @@
-/* The device's own copy of the weights. Each worker copies the rows that it will read into huge pages, which so come to lie
- * on its NUMA node, quantised ones in lanes (kernel/lanes.h). While one piece is copied, the next are already asked for;
- * what has been copied is given back, so that the file is not in memory twice. */
+/* The device's own copy of the weights. Each worker reads the rows that it will use into huge pages, which so come to lie
+ * on its NUMA node; quantised ones by way of a piece that its second-level cache holds, from which they are packed into lanes
+ * (kernel/lanes.h). While one piece is read, the next are already asked for from the disk. */
 #include "device/cpu/cpu.h"
 
 #include "base/mem.h"
@@ -91,9 +91,12 @@ struct range {
  * In the order of layers, and how far it has come. */
 struct loader {
     struct range *ranges;
+    unsigned char *piece;
+    size_t piece_bytes;
     uint32_t n, at, row;
     uint32_t asked_at, asked_row; /* up to here the file was asked for */
     size_t left, asked;           /* bytes not yet copied; bytes asked for and not yet copied */
+    struct err err;
 };
 
 struct loading {
@@ -187,13 +190,6 @@ static void ask_for(const unsigned char *data, size_t n)
         madvise((void *)at, end - at < ASK_BYTES ? end - at : ASK_BYTES, MADV_WILLNEED);
 }
 
-static void give_back(const unsigned char *data, size_t n)
-{
-    uintptr_t begin = (uintptr_t)data / PAGE_BYTES * PAGE_BYTES, end = ((uintptr_t)data + n) / PAGE_BYTES * PAGE_BYTES;
-    if (end > begin)
-        madvise((void *)begin, end - begin, MADV_DONTNEED);
-}
-
 static uint32_t piece_rows(const struct range *r, uint32_t row)
 {
     const size_t most = PIECE_BYTES / (ROW_UNIT * r->row_bytes) * ROW_UNIT;
@@ -201,14 +197,20 @@ static uint32_t piece_rows(const struct range *r, uint32_t row)
     return left <= most ? left : most > ROW_UNIT ? (uint32_t)most : ROW_UNIT < left ? ROW_UNIT : left;
 }
 
-static void copy_rows(const struct cpu *c, const struct range *r, uint32_t row, uint32_t n)
+/* Whole groups into lanes, the rest as rows. */
+static int read_rows(const struct cpu *c, struct loader *l, const struct range *r, uint32_t row, uint32_t n)
 {
-    uint32_t i = 0;
+    const struct gguf *file = c->base.model->file;
     const unsigned char *from = r->from + row * r->row_bytes;
     unsigned char *to = r->to + row * r->row_bytes;
-    for (; c->lanes[r->type] && n - i >= LANES; i += LANES)
-        lanes_pack(r->type, from + i * r->row_bytes, r->row_bytes, r->n_cols, to + i * r->row_bytes);
-    memcpy(to + i * r->row_bytes, from + i * r->row_bytes, (n - i) * r->row_bytes);
+    const uint32_t n_lanes = c->lanes[r->type] ? n / LANES * LANES : 0;
+    int rc = n_lanes ? gguf_read(file, from, n_lanes * r->row_bytes, l->piece, &l->err) : 0;
+    for (uint32_t i = 0; !rc && i < n_lanes; i += LANES)
+        lanes_pack(r->type, l->piece + i * r->row_bytes, r->row_bytes, r->n_cols, to + i * r->row_bytes);
+    if (!rc && n > n_lanes)
+        rc = gguf_read(file, from + n_lanes * r->row_bytes, (n - n_lanes) * r->row_bytes, to + n_lanes * r->row_bytes,
+                       &l->err);
+    return rc;
 }
 
 /* Goes on by a piece. */
@@ -243,15 +245,14 @@ static void load_pieces(void *user, uint32_t thread)
     for (size_t done = 0; done < REPORT_BYTES && l->at < l->n;) {
         const struct range *r = &l->ranges[l->at];
         const uint32_t row = l->row, n = piece_rows(r, row);
-        const unsigned char *from = r->from + row * r->row_bytes;
         ask_ahead(l);
         const size_t n_bytes = advance(l, &l->at, &l->row);
-        page_in(from, n_bytes);
         if (r->to) {
             team_bind_memory(g->c->team, thread, r->to + row * r->row_bytes, n_bytes);
-            copy_rows(g->c, r, row, n);
-            if (gguf_is_mapped(g->c->base.model->file))
-                give_back(from, n_bytes);
+            if (read_rows(g->c, l, r, row, n))
+                return;
+        } else {
+            page_in(r->from + row * r->row_bytes, n_bytes);
         }
         done += n_bytes;
         l->left -= n_bytes;
@@ -275,41 +276,61 @@ static int make_room(struct cpu *c, struct err *e)
     return 0;
 }
 
-int cpu_load_weights(struct cpu *c, struct err *e)
+static int prepare(const struct cpu *c, uint32_t thread, struct loader *l)
+{
+    list_ranges(c, thread, l); /* counts */
+    l->ranges = mem_array(l->n, sizeof *l->ranges);
+    if (!l->ranges)
+        return WEIR_ENOMEM;
+    l->n = 0;
+    l->left = 0;
+    list_ranges(c, thread, l);
+    for (uint32_t i = 0; i < l->n; i++) {
+        const size_t n_bytes = piece_rows(&l->ranges[i], 0) * l->ranges[i].row_bytes;
+        l->piece_bytes = n_bytes > l->piece_bytes ? n_bytes : l->piece_bytes;
+    }
+    l->piece = mem_aligned(l->piece_bytes);
+    return l->piece ? 0 : WEIR_ENOMEM;
+}
+
+static int load_all(const struct cpu *c, struct loading *g, struct err *e)
 {
     const struct device_config *f = &c->base.config;
+    size_t total = 0, left;
+    for (uint32_t t = 0; t < c->n_threads; t++) {
+        if (prepare(c, t, &g->loaders[t]))
+            return err_set(e, WEIR_ENOMEM, "no memory to load the weights");
+        total += g->loaders[t].left;
+    }
+    for (left = total; left;) {
+        team_run(c->team, load_pieces, g);
+        left = 0;
+        for (uint32_t t = 0; t < c->n_threads; t++) {
+            left += g->loaders[t].left;
+            if (g->loaders[t].err.code)
+                return err_set(e, g->loaders[t].err.code, "cannot load the weights: %s", g->loaders[t].err.msg);
+        }
+        if (f->progress)
+            f->progress((double)(total - left) / (double)total, f->progress_user);
+    }
+    return 0;
+}
+
+int cpu_load_weights(struct cpu *c, struct err *e)
+{
     for (uint32_t t = 0; t < TENSOR_TYPE_COUNT; t++)
         c->lanes[t] = c->k->matmul_lanes[t] && c->base.model->head_dim % LANES == 0;
     int rc = make_room(c, e);
     if (rc)
         return rc;
     struct loading g = {.c = c, .loaders = mem_array(c->n_threads, sizeof *g.loaders)};
-    rc = g.loaders ? 0 : WEIR_ENOMEM;
-    size_t total = 0;
-    for (uint32_t t = 0; !rc && t < c->n_threads; t++) {
-        struct loader *l = &g.loaders[t];
-        list_ranges(c, t, l); /* counts */
-        l->ranges = mem_array(l->n, sizeof *l->ranges);
-        if (!l->ranges)
-            rc = WEIR_ENOMEM;
-        l->n = 0;
-        l->left = 0;
-        if (!rc)
-            list_ranges(c, t, l);
-        total += l->left;
-    }
-    for (size_t left = total; !rc && left;) {
-        team_run(c->team, load_pieces, &g);
-        left = 0;
-        for (uint32_t t = 0; t < c->n_threads; t++)
-            left += g.loaders[t].left;
-        if (f->progress)
-            f->progress((double)(total - left) / (double)total, f->progress_user);
-    }
-    for (uint32_t t = 0; g.loaders && t < c->n_threads; t++)
+    rc = g.loaders ? load_all(c, &g, e) : err_set(e, WEIR_ENOMEM, "no memory to load the weights");
+    for (uint32_t t = 0; g.loaders && t < c->n_threads; t++) {
+        mem_free_aligned(g.loaders[t].piece, g.loaders[t].piece_bytes);
         free(g.loaders[t].ranges);
+    }
     free(g.loaders);
-    return rc ? err_set(e, rc, "no memory to load the weights") : 0;
+    return rc;
 }
 
 void cpu_free_weights(struct cpu *c)
