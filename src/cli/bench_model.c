@@ -32,7 +32,14 @@ struct bench {
     uint32_t chunks_per_stream;
     double best_step_s;
     double *prefill_rate, *decode_rate; /* [repeat]: tokens/s of each run */
+    struct read_probe *probe;           /* NULL: read_gb_s was given */
+    double *read_rate;                  /* [repeat * (gen / STEPS_PER_READ + 1)], bytes/s */
+    uint32_t n_read;
 };
+
+/* Memory is measured between the steps: after the first and every so many. */
+#define READ_BYTES ((size_t)192 << 20)
+#define STEPS_PER_READ 8
 
 /* What a phase took and moved. */
 struct phase {
@@ -140,6 +147,8 @@ static int decode(struct bench *b, struct phase *p, struct err *e)
         rc = run_step(b, &s, p, e);
         double step_s = p->seconds - before;
         b->best_step_s = b->best_step_s > 0 && b->best_step_s < step_s ? b->best_step_s : step_s;
+        if (!rc && b->probe && g % STEPS_PER_READ == 0)
+            b->read_rate[b->n_read++] = device_cpu_read_probe_pass(b->probe);
     }
     free(seqs);
     free(rows);
@@ -168,6 +177,8 @@ static void report(struct bench *b, const struct phase *pre, const struct phase 
     double kv_bytes = (double)(t->kv_read_bytes + t->kv_write_bytes) / n_steps;
     double bytes = (double)t->weight_bytes / n_steps + kv_bytes;
     double prefill_rate = median(b->prefill_rate, b->repeat), decode_rate = median(b->decode_rate, b->repeat);
+    if (b->probe)
+        b->read_gb_s = median(b->read_rate, b->n_read) / 1e9;
     double step_s = b->streams / decode_rate, gb_s = bytes / step_s / 1e9;
     double prefill_gflop_s = pre->traffic.flops / (double)pre->n_tokens * prefill_rate / 1e9;
     if (b->json) {
@@ -184,7 +195,7 @@ static void report(struct bench *b, const struct phase *pre, const struct phase 
     printf("model      %s, %.1f MB of weights, %u threads, %u stream(s)\n", b->model->name,
            (double)b->model->weight_bytes / 1e6, b->device->config.n_threads, b->streams);
     printf("load       %8.2f s, %.2f GB/s\n", b->load_s, (double)b->model->weight_bytes / b->load_s / 1e9);
-    printf("read       %8.2f GB/s, measured\n", b->read_gb_s);
+    printf("read       %8.2f GB/s, %s\n", b->read_gb_s, b->probe ? "measured between the steps" : "as given");
     printf("prefill    %8.1f tokens/s, prompts of %s, %.1f GFLOP/s\n", prefill_rate, b->prompt_list, prefill_gflop_s);
     printf("decode     %8.1f tokens/s, %.2f ms a step (best %.2f)\n", decode_rate, step_s * 1e3, b->best_step_s * 1e3);
     printf("           %8.2f GB/s, %.0f %% of the measured bandwidth; %.1f MB of weights, %.2f of keys and values a "
@@ -252,7 +263,8 @@ static int open_device(struct bench *b, struct err *e)
     b->chunks = mem_array(c.n_chunks, sizeof *b->chunks);
     b->prefill_rate = mem_array(b->repeat, sizeof *b->prefill_rate);
     b->decode_rate = mem_array(b->repeat, sizeof *b->decode_rate);
-    if (!b->tokens || !b->chunks || !b->prefill_rate || !b->decode_rate)
+    b->read_rate = mem_array((size_t)b->repeat * (b->gen / STEPS_PER_READ + 1), sizeof *b->read_rate);
+    if (!b->tokens || !b->chunks || !b->prefill_rate || !b->decode_rate || !b->read_rate)
         return err_set(e, WEIR_ENOMEM, "no memory for the prompt");
     struct rng r = {1};
     for (uint32_t i = 0; i < total; i++)
@@ -268,11 +280,8 @@ static int run(struct bench *b, struct err *e)
     int rc = read_prompts(b, e);
     if (!rc)
         rc = open_device(b, e);
-    if (!rc && !(b->read_gb_s > 0)) {
-        double bytes_s = 0;
-        rc = device_cpu_read_bandwidth(b->threads, (size_t)512 << 20, 1, &bytes_s, e);
-        b->read_gb_s = bytes_s / 1e9;
-    }
+    if (!rc && !(b->read_gb_s > 0))
+        rc = device_cpu_read_probe_create(&b->probe, b->threads, READ_BYTES, e);
     struct phase warm_up = {0}; /* scratch and caches are touched for the first time */
     if (!rc)
         rc = prefill_stream(b, b->longest, b->prompt[b->longest] < 512 ? b->prompt[b->longest] : 512, &warm_up, e);
@@ -291,6 +300,7 @@ static int run(struct bench *b, struct err *e)
 
 static void finish(struct bench *b)
 {
+    device_cpu_read_probe_destroy(b->probe);
     device_destroy(b->device);
     forward_destroy(b->forward);
     model_close(b->model);
@@ -299,6 +309,7 @@ static void finish(struct bench *b)
     free(b->prompt);
     free(b->prefill_rate);
     free(b->decode_rate);
+    free(b->read_rate);
 }
 
 static void help(const struct option_def *defs)

@@ -117,6 +117,13 @@ int device_cpu_create(struct device **out, const struct forward *f, const struct
  * about `seconds`: the best pass, bytes per second. The denominator of every utilisation that weir prints. */
 int device_cpu_read_bandwidth(uint32_t n_threads, size_t bytes, double seconds, double *bytes_per_s, struct err *e);
 
+/* The same pass by pass, to be measured beside something else: where others share the memory, what it gives changes from
+ * one moment to the next. A pass reads the bytes twice, in one walk and in several at once; the faster counts. */
+struct read_probe; /* opaque */
+int device_cpu_read_probe_create(struct read_probe **out, uint32_t n_threads, size_t bytes, struct err *e);
+double device_cpu_read_probe_pass(struct read_probe *p); /* bytes per second */
+void device_cpu_read_probe_destroy(struct read_probe *p);
+
 /* The same of arithmetic: products of 128 rows with weights of that type, which the caches hold, for about `seconds`
  * (one pass at least): the best pass, operations per second, a multiply-add counting as two. */
 int device_cpu_matmul_rate(enum tensor_type type, uint32_t n_threads, double seconds, double *flops_per_s,

@@ -10,7 +10,7 @@
 #define LINE_WORDS 8 /* 64 bytes */
 #define AHEAD_WORDS (1024 / 8)
 
-struct walk {
+struct read_probe {
     struct team *team;
     uint64_t *words;
     size_t words_per_thread; /* a multiple of STREAMS * LINE_WORDS */
@@ -41,61 +41,92 @@ static inline __attribute__((always_inline)) uint64_t read_words(const uint64_t 
 
 static void touch(void *user, uint32_t thread)
 {
-    const struct walk *w = user;
-    uint64_t *p = w->words + thread * w->words_per_thread;
-    for (size_t i = 0; i < w->words_per_thread; i++)
-        p[i] = i;
+    const struct read_probe *p = user;
+    uint64_t *words = p->words + thread * p->words_per_thread;
+    for (size_t i = 0; i < p->words_per_thread; i++)
+        words[i] = i;
 }
 
-static void pass(void *user, uint32_t thread)
+static void walk(void *user, uint32_t thread)
 {
-    const struct walk *w = user;
-    const uint64_t *p = w->words + thread * w->words_per_thread;
-    w->sink[thread * LINE_WORDS] =
-        w->n_streams == 1 ? read_words(p, w->words_per_thread, 1) : read_words(p, w->words_per_thread, STREAMS);
+    const struct read_probe *p = user;
+    const uint64_t *words = p->words + thread * p->words_per_thread;
+    p->sink[thread * LINE_WORDS] =
+        p->n_streams == 1 ? read_words(words, p->words_per_thread, 1) : read_words(words, p->words_per_thread, STREAMS);
 }
 
-static double best_pass(struct walk *w, double seconds)
+static size_t total_bytes(const struct read_probe *p)
 {
-    const double bytes = (double)w->words_per_thread * sizeof *w->words * team_size(w->team);
-    const double end_s = clock_monotonic_s() + seconds;
-    double best = 0;
-    team_run(w->team, touch, w);
-    for (int n = 0; n < 4 || clock_monotonic_s() < end_s; n++) {
-        w->n_streams = n % 2 ? STREAMS : 1;
-        double begin_s = clock_monotonic_s();
-        team_run(w->team, pass, w);
-        double rate = bytes / (clock_monotonic_s() - begin_s);
-        best = rate > best ? rate : best;
+    return p->words_per_thread * team_size(p->team) * sizeof *p->words;
+}
+
+static double timed_walk(struct read_probe *p, int n_streams)
+{
+    p->n_streams = n_streams;
+    const double begin_s = clock_monotonic_s();
+    team_run(p->team, walk, p);
+    return (double)total_bytes(p) / (clock_monotonic_s() - begin_s);
+}
+
+double device_cpu_read_probe_pass(struct read_probe *p)
+{
+    const double one = timed_walk(p, 1), several = timed_walk(p, STREAMS);
+    return one > several ? one : several;
+}
+
+int device_cpu_read_probe_create(struct read_probe **out, uint32_t n_threads, size_t bytes, struct err *e)
+{
+    struct read_probe *p = mem_array(1, sizeof *p);
+    if (!p)
+        return err_set(e, WEIR_ENOMEM, "no memory to measure read bandwidth");
+    int rc = team_create(&p->team, n_threads, true, e);
+    if (rc)
+        goto fail;
+    n_threads = team_size(p->team);
+    const size_t unit = STREAMS * LINE_WORDS;
+    p->words_per_thread = bytes / sizeof *p->words / n_threads / unit * unit;
+    if (!total_bytes(p)) {
+        rc = err_set(e, WEIR_EINVAL, "%zu bytes are too few to measure read bandwidth with %u threads", bytes,
+                     n_threads);
+        goto fail;
     }
-    return best;
+    p->words = mem_aligned(total_bytes(p));
+    p->sink = mem_array((size_t)n_threads * LINE_WORDS, sizeof *p->sink);
+    if (!p->words || !p->sink) {
+        rc = err_set(e, WEIR_ENOMEM, "no memory for a buffer of %zu bytes to measure read bandwidth", total_bytes(p));
+        goto fail;
+    }
+    team_run(p->team, touch, p);
+    *out = p;
+    return 0;
+fail:
+    device_cpu_read_probe_destroy(p);
+    return rc;
+}
+
+void device_cpu_read_probe_destroy(struct read_probe *p)
+{
+    if (!p)
+        return;
+    if (p->words)
+        mem_free_aligned(p->words, total_bytes(p));
+    free(p->sink);
+    team_destroy(p->team);
+    free(p);
 }
 
 int device_cpu_read_bandwidth(uint32_t n_threads, size_t bytes, double seconds, double *bytes_per_s, struct err *e)
 {
-    struct walk w = {0};
-    int rc = team_create(&w.team, n_threads, true, e);
+    struct read_probe *p;
+    int rc = device_cpu_read_probe_create(&p, n_threads, bytes, e);
     if (rc)
         return rc;
-    n_threads = team_size(w.team);
-    const size_t unit = STREAMS * LINE_WORDS;
-    w.words_per_thread = bytes / sizeof *w.words / n_threads / unit * unit;
-    const size_t total_bytes = w.words_per_thread * n_threads * sizeof *w.words;
-    if (!total_bytes) {
-        rc = err_set(e, WEIR_EINVAL, "%zu bytes are too few to measure read bandwidth with %u threads", bytes,
-                     n_threads);
-        goto out;
+    const double end_s = clock_monotonic_s() + seconds;
+    *bytes_per_s = 0;
+    for (int n = 0; n < 2 || clock_monotonic_s() < end_s; n++) {
+        const double rate = device_cpu_read_probe_pass(p);
+        *bytes_per_s = rate > *bytes_per_s ? rate : *bytes_per_s;
     }
-    w.words = mem_aligned(total_bytes);
-    w.sink = mem_array((size_t)n_threads * LINE_WORDS, sizeof *w.sink);
-    if (!w.words || !w.sink) {
-        rc = err_set(e, WEIR_ENOMEM, "no memory for a buffer of %zu bytes to measure read bandwidth", total_bytes);
-        goto out;
-    }
-    *bytes_per_s = best_pass(&w, seconds);
-out:
-    mem_free_aligned(w.words, total_bytes);
-    free(w.sink);
-    team_destroy(w.team);
-    return rc;
+    device_cpu_read_probe_destroy(p);
+    return 0;
 }
