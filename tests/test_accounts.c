@@ -20,6 +20,8 @@ static const struct traffic_model dense = {.n_layer = 4,
                                            .output_params = 15000,
                                            .kv_token_bytes = 256,
                                            .kv_block_rows = 8,
+                                           .last_bytes = 30007,
+                                           .last_params = 15000,
                                            .pair_flops = 512,
                                            .row_act_bytes = 3000,
                                            .output_act_bytes = 1000};
@@ -31,6 +33,8 @@ static struct traffic_model experts(void)
     m.n_expert_used = 2;
     m.expert_bytes = 800009;
     m.expert_params = 400000;
+    m.last_expert_bytes = 200003;
+    m.last_expert_params = 100000;
     m.n_layer_window = 2;
     m.window = 16;
     return m;
@@ -97,8 +101,8 @@ static void everybody_gets_his_own(void **state)
         assert_true(fabs((double)s[i].traffic.kv_read_bytes - own.kv_read_bytes) <= 1);
         assert_true(fabs((double)s[i].traffic.kv_write_bytes - own.kv_write_bytes) <= 1);
         assert_true(fabs((double)s[i].traffic.flops - traffic_flops(&own)) <= 1);
-        double layers = (40001 + 100003) / 4.0 + parts[i].n_rows * 128.0;
-        double weights = layers + (parts[i].n_outputs ? 30011 / 3.0 : 0);
+        double layers = (40001 + 100003 - 30007) / 4.0 + parts[i].n_rows * 128.0;
+        double weights = layers + (parts[i].n_outputs ? (30011 + 30007) / 3.0 : 0);
         assert_true(fabs((double)s[i].traffic.weight_bytes - weights) <= 1);
     }
     assert_true(s[2].device_s > s[1].device_s); /* arithmetic counts where it takes longer */

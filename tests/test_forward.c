@@ -409,6 +409,26 @@ static void check_shared(const struct same_case *s, const struct loaded *l, cons
     device_destroy(d);
 }
 
+/* A prompt as it is served: only its last row's logits are asked for, so the steps before have none. */
+static void check_last_only(const struct same_case *s, const struct loaded *l, const int32_t *tokens,
+                            const struct feed *whole)
+{
+    size_t n_vocab = l->model->n_vocab;
+    for (uint32_t piece = 13; piece <= s->n_tokens; piece += s->n_tokens - 13) {
+        struct device *d = open_device(l, same_kernels, s->kv, 2, s->n_tokens);
+        struct feed f;
+        feed_init(&f, d, tokens, s->n_tokens, 3);
+        while (f.n_past < s->n_tokens) {
+            uint32_t left = s->n_tokens - f.n_past, n = piece < left ? piece : left;
+            feed_step(d, &(struct feed *){&f}, &n, 1, n == left ? n : UINT32_MAX);
+        }
+        assert_memory_equal(f.logits + (s->n_tokens - 1) * n_vocab, whole->logits + (s->n_tokens - 1) * n_vocab,
+                            n_vocab * sizeof(float));
+        free(f.logits);
+        device_destroy(d);
+    }
+}
+
 static void check_same(const struct same_case *s)
 {
     struct loaded l = load(s->model);
@@ -424,6 +444,7 @@ static void check_same(const struct same_case *s)
     check_pieces(s, &l, tokens, &whole);
     check_batched(s, &l, tokens, &whole);
     check_shared(s, &l, tokens, &whole);
+    check_last_only(s, &l, tokens, &whole);
     free(whole.logits);
     unload(&l);
 }

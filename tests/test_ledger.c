@@ -33,7 +33,7 @@ static void open_fixture(struct fixture *f, const char *name, enum kv_type kv)
                               .n_chunks = MAX_SEQS * SEQ_CHUNKS,
                               .max_step_tokens = 256,
                               .max_step_seqs = MAX_SEQS,
-                              .max_outputs = MAX_SEQS,
+                              .max_outputs = 256,
                               .max_context = SEQ_CHUNKS * CHUNK_TOKENS};
     if (gguf_open(&g, path, &e) || model_open(&f->model, g, &e) || forward_create(&f->forward, f->model, &e) ||
         device_cpu_create(&f->device, f->forward, &c, &e) || shape_from_gguf(&s, g, &e) ||
@@ -41,8 +41,7 @@ static void open_fixture(struct fixture *f, const char *name, enum kv_type kv)
         fail_msg("%s: %s", name, e.msg);
     assert_true(f->traffic.kv_token_bytes * f->traffic.n_layer * CHUNK_TOKENS ==
                 (double)device_chunk_bytes(f->model, kv, CHUNK_TOKENS));
-    /* device/cpu/attention.c: 64 queries of a group at a time */
-    f->traffic.kv_block_rows = device_cpu_kv_block_rows(f->model);
+    device_cpu_describe(f->model, &f->traffic);
 }
 
 static void close_fixture(struct fixture *f)
@@ -56,7 +55,7 @@ static void close_fixture(struct fixture *f)
 static void run_step(struct fixture *f, struct rng *r, uint32_t *past, struct traffic_load *load,
                      struct step_result *out)
 {
-    uint32_t chunks[MAX_SEQS][SEQ_CHUNKS], outputs[MAX_SEQS], n_rows = 0, n_seqs = 0, n_outputs = 0;
+    uint32_t chunks[MAX_SEQS][SEQ_CHUNKS], outputs[256], n_rows = 0, n_seqs = 0, n_outputs = 0;
     struct step_seq seqs[MAX_SEQS];
     *load = (struct traffic_load){0};
     int32_t tokens[256];
@@ -70,11 +69,11 @@ static void run_step(struct fixture *f, struct rng *r, uint32_t *past, struct tr
         for (uint32_t k = 0; k < SEQ_CHUNKS; k++)
             chunks[i][k] = i * SEQ_CHUNKS + k;
         seqs[n_seqs++] = (struct step_seq){n_rows, n, past[i], chunks[i], SEQ_CHUNKS, rng_below(r, 2) ? 0 : UINT32_MAX};
-        bool wants = rng_below(r, 4) > 0;
-        traffic_add(load, &f->traffic, past[i], n, wants);
+        uint32_t wanted[] = {0, 1, 1, 1 + (uint32_t)rng_below(r, n)}, n_wanted = wanted[rng_below(r, 4)];
+        traffic_add(load, &f->traffic, past[i], n, n_wanted);
         n_rows += n, past[i] += n;
-        if (wants)
-            outputs[n_outputs++] = n_rows - 1;
+        for (uint32_t k = n_wanted; k > 0; k--)
+            outputs[n_outputs++] = n_rows - k;
     }
     for (uint32_t i = 0; i < n_rows; i++)
         tokens[i] = (int32_t)rng_below(r, f->model->n_vocab);

@@ -52,6 +52,8 @@ static struct sched_config config(const struct sched_policy *policy)
                   .output_bytes = 1e6,
                   .row_params = 1.5e6,
                   .output_params = 5e5,
+                  .last_bytes = 1e6,
+                  .last_params = 5e5,
                   .kv_token_bytes = 1024,
                   .pair_flops = 512},
         .device = {.bytes_per_s = 1e9, .matmul_flops_per_s = 1e10, .confidence = 0.3},

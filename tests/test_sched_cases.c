@@ -262,6 +262,11 @@ static void bad_configs_are_named(void **state)
     assert_null(s);
     sched_destroy(s);
     c = good;
+    c.has_model = true;
+    c.model = (struct traffic_model){.n_layer = 2, .ffn_bytes = 10, .row_params = 10, .last_bytes = 11};
+    assert_int_equal(sched_create(&s, &c, &e), WEIR_EINVAL);
+    assert_non_null(strstr(e.msg, "last_bytes"));
+    c = good;
     c.policy = "fcfs";
     assert_int_equal(sched_create(&s, &c, &e), 0);
     sched_destroy(s);

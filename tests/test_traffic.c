@@ -28,13 +28,14 @@ static struct traffic_model dense(void)
 }
 
 /* What the header says, row by row and layer by layer. */
-static void count(const struct traffic_model *m, uint32_t n_past, uint32_t n, double *read_positions, double *pairs)
+static void count(const struct traffic_model *m, uint32_t n_past, uint32_t n, uint32_t n_outputs,
+                  double *read_positions, double *pairs)
 {
     *read_positions = *pairs = 0;
     uint32_t block = m->kv_block_rows ? m->kv_block_rows : n, end = n_past + n;
     for (uint32_t layer = 0; layer < m->n_layer; layer++) {
-        bool window = layer < m->n_layer_window;
-        for (uint32_t first = n_past; first < end; first += block) {
+        bool window = layer<m->n_layer_window, leaves_out = m->last_bytes> 0 && layer + 1 == m->n_layer;
+        for (uint32_t first = leaves_out ? end - n_outputs : n_past; first < end; first += block) {
             for (uint32_t pos = 0; pos < end; pos++) {
                 bool seen = false;
                 for (uint32_t row = first; row < first + block && row < end; row++) {
@@ -60,23 +61,30 @@ static void test_counts_by_definition(void **state)
         }
         if (i % 4 >= 2)
             m.kv_block_rows = 1 + (uint32_t)rng_below(&r, 20);
+        if (i % 8 >= 4)
+            m.last_params = (m.row_params - 4096) / 4, m.last_bytes = 2 * m.last_params;
         struct traffic_load l = {0};
         double positions = 0, pairs = 0;
-        uint32_t rows = 0, n_seqs = 1 + (uint32_t)rng_below(&r, 4);
+        uint32_t rows = 0, outputs = 0, n_seqs = 1 + (uint32_t)rng_below(&r, 4);
         for (uint32_t s = 0; s < n_seqs; s++) {
             uint32_t past = (uint32_t)rng_below(&r, 80), n = 1 + (uint32_t)rng_below(&r, i % 3 ? 1 : 60);
             double p, q;
-            count(&m, past, n, &p, &q);
-            positions += p, pairs += q, rows += n;
-            traffic_add(&l, &m, past, n, 1);
+            uint32_t n_outputs = (uint32_t)rng_below(&r, n < 3 ? n + 1 : 4);
+            count(&m, past, n, n_outputs, &p, &q);
+            positions += p, pairs += q, rows += n, outputs += n_outputs;
+            traffic_add(&l, &m, past, n, n_outputs);
         }
         struct traffic_cost c;
         traffic_cost(&m, &l, &c);
         assert_true(c.kv_read_bytes == positions * m.kv_token_bytes);
         assert_true(c.attention_flops == pairs * m.pair_flops);
         assert_true(c.kv_write_bytes == 4.0 * rows * m.kv_token_bytes);
-        assert_true(c.matmul_flops == 2 * (rows * m.row_params + n_seqs * m.output_params));
-        assert_true(c.weight_bytes == m.attention_bytes + m.ffn_bytes + m.output_bytes + rows * 128);
+        double per_output = m.last_params + m.output_params, last = m.last_bytes + m.output_bytes;
+        assert_true(c.output_flops == 2 * outputs * per_output);
+        assert_true(c.matmul_flops == 2 * rows * (m.row_params - m.last_params) + c.output_flops);
+        assert_true(c.output_weight_bytes == (outputs ? last : 0));
+        assert_true(c.weight_bytes ==
+                    m.attention_bytes + m.ffn_bytes - m.last_bytes + rows * 128 + c.output_weight_bytes);
     }
 }
 

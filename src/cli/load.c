@@ -224,7 +224,7 @@ static int describe_work(struct loaded *l, const struct load_config *c, struct e
         return r;
     sc->model.kv_token_bytes =
         2.0 * l->model->n_head_kv * (double)kv_row_bytes(l->config.device.kv_type, l->model->head_dim);
-    sc->model.kv_block_rows = device_cpu_kv_block_rows(l->model);
+    device_cpu_describe(l->model, &sc->model);
     double bytes_per_s = c->read_bytes_per_s;
     if (bytes_per_s <= 0)
         r = device_cpu_read_bandwidth(c->threads, BANDWIDTH_PROBE_BYTES, BANDWIDTH_PROBE_S, &bytes_per_s, e);

@@ -14,6 +14,7 @@
 #include "base/err.h"
 #include "kernel/kernel.h"
 #include "model/forward.h"
+#include "policy/traffic.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -48,7 +49,8 @@ struct step {
     uint32_t n_rows, n_seqs, n_outputs;
     const int32_t *tokens;       /* [n_rows] */
     const struct step_seq *seqs; /* [n_seqs] */
-    const uint32_t *output_rows; /* [n_outputs], ascending: rows whose logits are wanted */
+    const uint32_t *output_rows; /* [n_outputs], ascending: rows whose logits are wanted. Of the others the last
+                                    layer need not compute more than keys and values. */
     /* Called once for each sequence when all logits [n_outputs][n_vocab] are there, at the end of the step: by the
      * device's threads, for several sequences at once. For work that shares out well: sampling. May be NULL. */
     void (*sample)(void *user, uint32_t seq, const float *logits);
@@ -107,8 +109,9 @@ uint64_t device_memory_bytes(const struct device *d);
 /* Bytes of one chunk of this model: what one of n_chunks costs. */
 size_t device_chunk_bytes(const struct model *m, enum kv_type t, uint32_t chunk_tokens);
 
-/* Rows of a sequence that the CPU takes through attention in one pass over its cache. */
-uint32_t device_cpu_kv_block_rows(const struct model *m);
+/* What of the traffic model depends on how the CPU device runs the model: rows of a sequence that share a pass over its
+ * cache, and what of the last layer it leaves out for rows without logits. */
+void device_cpu_describe(const struct model *m, struct traffic_model *out);
 
 /* device/cpu: threads over shared memory. Reads the model's weights; both m and f must outlive it. */
 int device_cpu_create(struct device **out, const struct forward *f, const struct device_config *c, struct err *e);

@@ -107,7 +107,7 @@ void accounts_step(struct engine *en, const struct plan *plan, const struct step
         en->parts[i] = (struct usage_part){.n_past = p->n_past, .n_rows = p->n_tokens, .n_outputs = en->seq_outputs[i]};
         rec.n_outputs += en->seq_outputs[i];
         if (en->rates.model)
-            traffic_add(&load, &en->once, p->n_past, p->n_tokens, 0);
+            traffic_add(&load, &en->once, p->n_past, p->n_tokens, en->seq_outputs[i]);
     }
     usage_share(&en->rates, en->parts, plan->n_seqs, &r->traffic, r->seconds, en->shares);
     for (uint32_t i = 0; i < plan->n_seqs; i++) {

@@ -6,7 +6,8 @@
 #include <math.h>
 #include <string.h>
 
-enum field_kind { FIELD_U32, FIELD_BOOL, FIELD_F64, FIELD_SHARE }; /* FIELD_SHARE: -1 is none */
+/* FIELD_SHARE: -1 is none. FIELD_LATER: recordings of before it was there have none, which is 0. */
+enum field_kind { FIELD_U32, FIELD_BOOL, FIELD_F64, FIELD_SHARE, FIELD_LATER };
 
 struct field {
     const char *name;
@@ -29,6 +30,10 @@ struct field {
 #define SHARE(struct_, name_)                                                                                          \
     {                                                                                                                  \
 #name_, FIELD_SHARE, offsetof(struct struct_, name_)                                                           \
+    }
+#define LATER(struct_, name_)                                                                                          \
+    {                                                                                                                  \
+#name_, FIELD_LATER, offsetof(struct struct_, name_)                                                           \
     }
 #define FIELDS_END                                                                                                     \
     {                                                                                                                  \
@@ -63,6 +68,10 @@ static const struct field traffic_fields[] = {
     F64(traffic_model, expert_params),
     F64(traffic_model, output_params),
     U32(traffic_model, kv_block_rows),
+    LATER(traffic_model, last_bytes),
+    LATER(traffic_model, last_params),
+    LATER(traffic_model, last_expert_bytes),
+    LATER(traffic_model, last_expert_params),
     F64(traffic_model, kv_token_bytes),
     F64(traffic_model, pair_flops),
     F64(traffic_model, row_act_bytes),
@@ -82,7 +91,7 @@ static const struct field device_fields[] = {
 
 /* A new member belongs into a table above: without it a recording does not say what the scheduler was told. */
 #if UINTPTR_MAX == UINT64_MAX
-_Static_assert(sizeof(struct sched_config) == 376, "struct sched_config has changed: see the tables above");
+_Static_assert(sizeof(struct sched_config) == 408, "struct sched_config has changed: see the tables above");
 _Static_assert(sizeof(struct sched_request) == 64, "struct sched_request has changed: see put_request and get_request");
 #endif
 
@@ -127,7 +136,7 @@ static int read_fields(const json_t *header, const char *name, const struct fiel
                    json_number_value(v) >= (f->kind == FIELD_SHARE ? -1 : 0) && json_number_value(v) <= 1e30) {
             double d = json_number_value(v);
             memcpy(at, &d, sizeof d);
-        } else {
+        } else if (v || f->kind != FIELD_LATER) {
             return err_set(e, WEIR_EFORMAT, "the header's %s.%s is missing or out of range", name, f->name);
         }
     }

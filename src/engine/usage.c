@@ -59,15 +59,20 @@ struct weight_costs {
 
 static struct weight_costs weight_costs(const struct traffic_model *m, const struct usage_part *parts, uint32_t n)
 {
-    uint32_t n_rows = 0, n_wanting = 0;
+    uint32_t n_rows = 0, n_wanting = 0, n_outputs = 0;
     for (uint32_t i = 0; i < n; i++) {
         n_rows += parts[i].n_rows;
         n_wanting += parts[i].n_outputs > 0;
+        n_outputs += parts[i].n_outputs;
     }
-    double experts = m->n_expert ? m->expert_bytes * traffic_distinct_experts(m, n_rows) / m->n_expert : 0;
-    return (struct weight_costs){.shared = (m->attention_bytes + m->ffn_bytes + m->router_bytes) / n,
+    double experts = 0, last = m->last_bytes;
+    if (m->n_expert) {
+        experts = (m->expert_bytes - m->last_expert_bytes) * traffic_distinct_experts(m, n_rows) / m->n_expert;
+        last += m->last_expert_bytes * traffic_distinct_experts(m, n_outputs) / m->n_expert;
+    }
+    return (struct weight_costs){.shared = (m->attention_bytes + m->ffn_bytes + m->router_bytes - m->last_bytes) / n,
                                  .row = m->embedding_row_bytes + experts / n_rows,
-                                 .output = n_wanting ? m->output_bytes / n_wanting : 0};
+                                 .output = n_wanting ? (m->output_bytes + last) / n_wanting : 0};
 }
 
 /* A sequence's part by the model, not yet scaled to what was counted. */

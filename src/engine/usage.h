@@ -5,8 +5,8 @@
  *
  *   KV read and written   each its own
  *   weights               layers': equal parts, for all of them are read once for all (the Shapley value of a cost that
- *                         any one of them would cause alone); output matrix: equal parts of those who want logits;
- *                         embedding rows and experts: by rows
+ *                         any one of them would cause alone); output matrix, and what of the last layer is for rows
+ *                         with logits only: equal parts of those who want logits; embedding rows and experts: by rows
  *   activations           by rows and rows of logits
  *   operations            by rows, rows of logits, and visible positions
  *   seconds               by the larger of the time that its bytes and its operations take at full speed

@@ -73,7 +73,7 @@ static double predict_rows_s(const struct sched *s, uint32_t n_past, uint32_t n)
     struct traffic_load load = {0};
     double whole_steps = floor((double)n / step), seconds = 0;
     if (whole_steps > 0) {
-        traffic_add(&load, &s->config.model, n_past + (n - step) / 2, step, 1);
+        traffic_add(&load, &s->config.model, n_past + (n - step) / 2, step, 0);
         seconds = whole_steps * calibrate_predict_s(&s->forecast.steps, &load);
     }
     if (n % step) {
@@ -258,11 +258,7 @@ void forecast_ended(struct sched *s, const struct seq *q, bool by_itself)
 /* Seconds of a step in which n sequences decode and read n_positions together. */
 static double decode_step_s(const struct sched *s, uint32_t n, double n_positions)
 {
-    const struct traffic_model *m = &s->config.model;
-    struct traffic_load load = {
-        .n_seqs = n, .n_rows = n, .n_outputs = n, .full_positions = n_positions, .full_pairs = n_positions};
-    load.window_positions = load.window_pairs =
-        m->n_layer_window ? fmin(n_positions, (double)n * m->window) : n_positions;
+    struct traffic_load load = traffic_decoding(&s->config.model, n, n_positions);
     return calibrate_predict_s(&s->forecast.steps, &load);
 }
 

@@ -83,6 +83,7 @@ void stage_pad(struct sched *s, struct draft *d)
         double masked = longest - s->plan_seqs[i].n_past;
         s->padding.full_positions += masked;
         s->padding.window_positions += masked;
+        s->padding.last_positions += masked;
         s->padding.decode_positions += masked; /* nobody waits for them besides */
         s->padding.near_positions += masked;
     }

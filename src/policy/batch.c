@@ -147,7 +147,7 @@ static uint32_t plan_rows(struct sched *s, struct draft *d, struct seq *q, uint3
     d->rows_left -= decodes ? 0 : n_rows;
     d->has_prefill = d->has_prefill || !decodes;
     if (s->config.has_model && !decodes)
-        traffic_add(&d->load, &s->config.model, q->n_past, n_rows, 1);
+        traffic_add(&d->load, &s->config.model, q->n_past, n_rows, q->n_past + n_rows == q->n_tokens);
     return n_rows;
 }
 

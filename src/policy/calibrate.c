@@ -107,7 +107,7 @@ static double predict(const struct calibration *c, const struct traffic_load *l,
     const struct traffic_model *m = &c->model;
     struct traffic_cost cost;
     traffic_cost(m, l, &cost);
-    double out_bytes = l->n_outputs ? m->output_bytes : 0, out_flops = 2 * m->output_params * l->n_outputs;
+    double out_bytes = cost.output_weight_bytes, out_flops = cost.output_flops;
     double kv_bytes = traffic_kv_time_bytes(&cost);
 
     double fixed = c->param[CALIBRATE_FIXED], seq = c->param[CALIBRATE_SEQ] * l->n_seqs;

@@ -1,7 +1,8 @@
 /* How long a step takes: a roofline whose parameters are fitted online to measured steps.
  *
  *   t = fixed + seq * n_seqs
- *     + M(rows, bytes and flops of the layers' weights) + M(outputs, those of the output matrix)
+ *     + M(rows, bytes and flops of the layers' weights) + M(outputs, those of the output matrix and of what the device
+ *       runs of the last layer for them only)
  *     + kv * (KV bytes read, written and waited for) + attention * attention flops
  *   M(n, b, f) = curve(n) * sqrt((byte * b)^2 + (flop * f)^2)
  *

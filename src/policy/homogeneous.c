@@ -55,6 +55,8 @@ static void add_load(struct traffic_load *to, const struct traffic_load *l)
     to->window_positions += l->window_positions;
     to->full_pairs += l->full_pairs;
     to->window_pairs += l->window_pairs;
+    to->last_positions += l->last_positions;
+    to->last_pairs += l->last_pairs;
     to->n_decoding += l->n_decoding;
     to->longest = l->longest > to->longest ? l->longest : to->longest;
     to->decode_positions += l->decode_positions;
@@ -72,6 +74,8 @@ static struct traffic_load without(const struct traffic_load *whole, const struc
     l.window_positions -= part->window_positions;
     l.full_pairs -= part->full_pairs;
     l.window_pairs -= part->window_pairs;
+    l.last_positions -= part->last_positions;
+    l.last_pairs -= part->last_pairs;
     l.n_decoding -= part->n_decoding;
     l.decode_positions -= part->decode_positions;
     l.near_positions -= part->near_positions;

@@ -26,6 +26,15 @@ static int check_range(const char *field, uint32_t value, uint32_t min, uint32_t
     return err_set(e, WEIR_EINVAL, "scheduler: %s is %u, it must be %u to %u", field, value, min, max);
 }
 
+/* A layer is part of the model. */
+static bool last_layer_is_sound(const struct traffic_model *m)
+{
+    return !traffic_leaves_out(m) ||
+           (m->n_layer > 0 && m->last_bytes <= m->attention_bytes + m->ffn_bytes + m->router_bytes &&
+            m->last_params <= m->row_params && m->last_expert_bytes <= m->expert_bytes &&
+            m->last_expert_params <= m->expert_params);
+}
+
 static int check_config(const struct sched_config *c, struct err *e)
 {
     int rc = check_range("chunk_tokens", c->chunk_tokens, 1, 1u << 16, e);
@@ -44,6 +53,9 @@ static int check_config(const struct sched_config *c, struct err *e)
     if (!rc && c->has_model && !(c->model.mixed_length_waste >= 0 && c->model.mixed_length_waste <= 1))
         rc = err_set(e, WEIR_EINVAL, "scheduler: the model's mixed_length_waste is %g, it must be 0 to 1",
                      c->model.mixed_length_waste);
+    if (!rc && c->has_model && !last_layer_is_sound(&c->model))
+        rc = err_set(e, WEIR_EINVAL,
+                     "scheduler: the model's last layer (last_bytes, last_params) is larger than the model");
     return rc;
 }
 

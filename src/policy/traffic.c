@@ -25,6 +25,24 @@ static struct span span_of(double p, double n, double w, double block)
     };
 }
 
+/* The last layer is one that sees all positions, unless there is none. */
+static bool last_has_window(const struct traffic_model *m)
+{
+    return m->n_layer_window == m->n_layer;
+}
+
+/* What the last n_outputs rows of n sequences see in the last layer. */
+static void accumulate_last(struct traffic_load *l, const struct traffic_model *m, uint32_t n, uint32_t n_past,
+                            uint32_t n_tokens, uint32_t n_outputs)
+{
+    if (!n_outputs)
+        return;
+    struct span last = span_of((double)n_past + n_tokens - n_outputs, n_outputs,
+                               last_has_window(m) ? m->window : UINT32_MAX, m->kv_block_rows);
+    l->last_positions += n * last.positions;
+    l->last_pairs += n * last.pairs;
+}
+
 /* n sequences of n_tokens rows each. */
 static void accumulate(struct traffic_load *l, const struct traffic_model *m, uint32_t n, uint32_t n_past,
                        uint32_t n_tokens)
@@ -61,6 +79,7 @@ void traffic_add_many(struct traffic_load *l, const struct traffic_model *m, uin
                       uint32_t n_tokens, uint32_t n_outputs)
 {
     accumulate(l, m, n, n_past, n_tokens);
+    accumulate_last(l, m, n, n_past, n_tokens, n_outputs);
     l->n_seqs += n;
     l->n_rows += n * n_tokens;
     l->n_outputs += n * n_outputs;
@@ -70,6 +89,21 @@ void traffic_add(struct traffic_load *l, const struct traffic_model *m, uint32_t
                  uint32_t n_outputs)
 {
     traffic_add_many(l, m, 1, n_past, n_tokens, n_outputs);
+}
+
+struct traffic_load traffic_decoding(const struct traffic_model *m, uint32_t n, double n_positions)
+{
+    double near = m->n_layer_window ? fmin(n_positions, (double)n * m->window) : n_positions;
+    double last = last_has_window(m) ? near : n_positions;
+    return (struct traffic_load){.n_seqs = n,
+                                 .n_rows = n,
+                                 .n_outputs = n,
+                                 .full_positions = n_positions,
+                                 .full_pairs = n_positions,
+                                 .window_positions = near,
+                                 .window_pairs = near,
+                                 .last_positions = last,
+                                 .last_pairs = last};
 }
 
 double traffic_distinct_experts(const struct traffic_model *m, double n_rows)
@@ -90,18 +124,36 @@ double traffic_layer_weight_bytes(const struct traffic_model *m, double n_rows)
     return bytes;
 }
 
+/* What runs for all rows, and what for those whose logits are wanted only. */
+static void products_cost(const struct traffic_model *m, const struct traffic_load *l, struct traffic_cost *out)
+{
+    double rows = l->n_rows, outputs = l->n_outputs, used = m->n_expert ? (double)m->n_expert_used / m->n_expert : 0;
+    double row_params = m->row_params + used * m->expert_params - m->last_params - used * m->last_expert_params;
+    double row_bytes = traffic_layer_weight_bytes(m, rows) - m->last_bytes;
+    if (m->n_expert)
+        row_bytes -= m->last_expert_bytes * (traffic_distinct_experts(m, rows) / m->n_expert);
+    if (outputs > 0) {
+        out->output_weight_bytes = m->output_bytes + m->last_bytes;
+        if (m->n_expert)
+            out->output_weight_bytes += m->last_expert_bytes * (traffic_distinct_experts(m, outputs) / m->n_expert);
+        out->output_flops = 2 * outputs * (m->output_params + m->last_params + used * m->last_expert_params);
+    }
+    out->weight_bytes = row_bytes + rows * m->embedding_row_bytes + out->output_weight_bytes;
+    out->matmul_flops = 2 * rows * row_params + out->output_flops;
+}
+
 void traffic_cost(const struct traffic_model *m, const struct traffic_load *l, struct traffic_cost *out)
 {
     *out = (struct traffic_cost){0};
     if (!l->n_rows)
         return;
     double rows = l->n_rows, outputs = l->n_outputs;
-    double n_full = m->n_layer - m->n_layer_window, n_window = m->n_layer_window;
+    double n_full = m->n_layer - m->n_layer_window, n_window = m->n_layer_window, n_last = traffic_leaves_out(m);
+    *(last_has_window(m) ? &n_window : &n_full) -= n_last;
 
-    out->weight_bytes = traffic_layer_weight_bytes(m, rows) + rows * m->embedding_row_bytes;
-    if (outputs > 0)
-        out->weight_bytes += m->output_bytes;
-    out->kv_read_bytes = m->kv_token_bytes * (n_full * l->full_positions + n_window * l->window_positions);
+    products_cost(m, l, out);
+    out->kv_read_bytes =
+        m->kv_token_bytes * (n_full * l->full_positions + n_window * l->window_positions + n_last * l->last_positions);
     out->kv_write_bytes = m->kv_token_bytes * m->n_layer * rows;
     if (l->n_decoding > 1) {
         double padded = (double)l->n_decoding * l->longest, near_padded = l->n_decoding * fmin(l->longest, m->window);
@@ -110,12 +162,8 @@ void traffic_cost(const struct traffic_model *m, const struct traffic_load *l, s
             (n_full * fmax(0, padded - l->decode_positions) + n_window * fmax(0, near_padded - l->near_positions));
     }
     out->activation_bytes = rows * m->row_act_bytes + outputs * m->output_act_bytes;
-
-    double met = m->row_params;
-    if (m->n_expert)
-        met += m->expert_params * m->n_expert_used / m->n_expert;
-    out->matmul_flops = 2 * (rows * met + outputs * m->output_params);
-    out->attention_flops = m->pair_flops * (n_full * l->full_pairs + n_window * l->window_pairs);
+    out->attention_flops =
+        m->pair_flops * (n_full * l->full_pairs + n_window * l->window_pairs + n_last * l->last_pairs);
 }
 
 double traffic_bytes(const struct traffic_cost *c)

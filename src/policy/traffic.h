@@ -10,6 +10,10 @@
  *                rows' own positions included (once for each kv_block_rows rows). A sliding window of w: the row at
  *                position p sees max(0, p-w+1) .. p.
  *   KV written   keys and values of each row, in every layer.
+ *   last layer   behind its keys and values nothing of it is needed but for rows whose logits are wanted, and a device may
+ *                leave out the rest: queries, attention, its output and the feed-forward (last_bytes and so on). Then
+ *                these weights are read if any logits are wanted, and its keys and values by those rows alone. Rows
+ *                whose logits are wanted are the last ones of their sequence.
  *   activations  what flows between operations, each value written once and read once: an estimate, for it mostly stays
  *                in caches.
  * Multiply-adds count as two operations; attention's are those of visible (row, position) pairs only.
@@ -30,6 +34,7 @@
 #ifndef WEIR_POLICY_TRAFFIC_H
 #define WEIR_POLICY_TRAFFIC_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* The numbers of one model in one choice of types. model/shape.h makes it from a file or a preset. Sums run over all
@@ -52,8 +57,12 @@ struct traffic_model {
     double expert_params; /* elements of all experts; a row meets n_expert_used / n_expert of them */
     double output_params; /* for each row whose logits are wanted */
 
-    uint32_t kv_block_rows;  /* rows of a sequence that share one pass over its cache; 0: all of a step's. A CPU takes
-                                a long prompt in blocks, of which all but the first find the cache in its caches. */
+    uint32_t kv_block_rows; /* rows of a sequence that share one pass over its cache; 0: all of a step's. A CPU takes
+                               a long prompt in blocks, of which all but the first find the cache in its caches. */
+    /* What the device leaves out of the last layer for rows without logits; zeros: nothing. Parts of the sums above. */
+    double last_bytes, last_params;               /* all but experts */
+    double last_expert_bytes, last_expert_params; /* all experts of that layer */
+
     double kv_token_bytes;   /* keys and values of one token in one layer, in the cache's type */
     double pair_flops;       /* attention of one row over one position in one layer: 4 n_head head_dim */
     double row_act_bytes;    /* activations of one row through all layers */
@@ -69,12 +78,15 @@ struct traffic_load {
     /* positions read and visible (row, position) pairs, in a layer that sees all and in one with a window */
     double full_positions, window_positions;
     double full_pairs, window_pairs;
+    double last_positions, last_pairs; /* in the last layer, by rows whose logits are wanted */
     /* Sequences of one row, where mixed lengths cost anything: */
     uint32_t n_decoding, longest;            /* longest: positions that the one which sees most sees */
     double decode_positions, near_positions; /* of the positions above theirs, in a layer of either kind */
 };
 
 struct traffic_cost {
+    /* Parts of weight_bytes and matmul_flops: the output matrix, and what of the last layer only rows with logits need. */
+    double output_weight_bytes, output_flops;
     double weight_bytes, kv_read_bytes, kv_write_bytes, activation_bytes;
     double kv_idle_bytes; /* could have been read while shorter sequences waited for the longest; not moved */
     double matmul_flops, attention_flops;
@@ -88,12 +100,21 @@ void traffic_add(struct traffic_load *l, const struct traffic_model *m, uint32_t
 void traffic_add_many(struct traffic_load *l, const struct traffic_model *m, uint32_t n, uint32_t n_past,
                       uint32_t n_tokens, uint32_t n_outputs);
 
+/* n sequences that decode and see n_positions together. */
+struct traffic_load traffic_decoding(const struct traffic_model *m, uint32_t n, double n_positions);
+
 void traffic_cost(const struct traffic_model *m, const struct traffic_load *l, struct traffic_cost *out);
 
 double traffic_bytes(const struct traffic_cost *c); /* all classes but activations: what memory has to deliver */
 double
 traffic_kv_time_bytes(const struct traffic_cost *c); /* keys and values moved, and idle: what their time is for */
 double traffic_flops(const struct traffic_cost *c);
+
+/* Is part of the last layer left out for rows without logits? */
+static inline bool traffic_leaves_out(const struct traffic_model *m)
+{
+    return m->last_bytes > 0;
+}
 
 /* Distinct experts of one layer that n_rows rows touch on average; 0 when dense. */
 double traffic_distinct_experts(const struct traffic_model *m, double n_rows);

@@ -22,7 +22,7 @@ uint32_t cpu_span_chunks(uint32_t chunk_tokens)
     return ATTN_SPAN_TOKENS / chunk_tokens;
 }
 
-uint32_t device_cpu_kv_block_rows(const struct model *m)
+uint32_t cpu_kv_block_rows(const struct model *m)
 {
     uint32_t group = m->n_head / m->n_head_kv;
     return group < BLOCK_QUERIES ? BLOCK_QUERIES / group : 1;
@@ -52,7 +52,7 @@ static void add_items(struct cpu *c, uint32_t seq)
 {
     const struct model *m = c->base.model;
     const struct step_seq *s = &c->step.seqs[seq];
-    uint32_t block = device_cpu_kv_block_rows(m),
+    uint32_t block = cpu_kv_block_rows(m),
              span_tokens = cpu_span_chunks(c->base.config.chunk_tokens) * c->base.config.chunk_tokens;
     for (uint32_t h = 0; h < m->n_head_kv; h++) {
         for (uint32_t r = 0, n; r < s->n_rows; r += n) {

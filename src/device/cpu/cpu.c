@@ -15,7 +15,7 @@
 static void run_step(void *user, uint32_t thread)
 {
     struct cpu *c = user;
-    for (uint32_t i = 0; i < c->forward->n_ops; i++) {
+    for (uint32_t i = 0; i < c->forward->n_ops && c->step.n_rows > 0; i++) { /* the tail may have none */
         const struct forward_op *op = &c->forward->ops[i];
         switch (op->kind) {
         case OP_EMBED:
@@ -63,6 +63,7 @@ static int cpu_start(struct device *d, const struct step *s, struct err *e)
         }
     }
     cpu_attn_plan(c);
+    cpu_tail_plan(c);
     for (uint32_t t = 0; t < c->n_threads; t++)
         c->threads[t].traffic = (struct step_traffic){0};
     team_start(c->team, run_step, c);
@@ -192,7 +193,7 @@ static void widest_rows(const struct cpu *c, uint32_t all[ACT_FORMAT_COUNT], uin
 static void carve_threads(struct cpu *c, struct carver *a, const uint32_t widest[ACT_FORMAT_COUNT])
 {
     const struct model *m = c->base.model;
-    uint32_t group = m->n_head / m->n_head_kv, queries = device_cpu_kv_block_rows(m) * group;
+    uint32_t group = m->n_head / m->n_head_kv, queries = cpu_kv_block_rows(m) * group;
     struct cpu_thread *threads = carve(a, c->n_threads, sizeof *threads);
     if (a->base)
         c->threads = threads;
@@ -225,7 +226,7 @@ static void carve_plan(struct cpu *c, struct carver *a)
 {
     const struct model *m = c->base.model;
     const struct device_config *g = &c->base.config;
-    uint32_t group = m->n_head / m->n_head_kv, block = device_cpu_kv_block_rows(m);
+    uint32_t group = m->n_head / m->n_head_kv, block = cpu_kv_block_rows(m);
     uint32_t span_tokens = cpu_span_chunks(g->chunk_tokens) * g->chunk_tokens;
     struct attn_plan *p = &c->plan;
     p->max_items = (g->max_step_tokens / block + 2 * g->max_step_seqs) * m->n_head_kv; /* a prompt may end in a block */
@@ -260,6 +261,9 @@ static void carve_scratch(struct cpu *c, struct carver *a)
     c->rope_sin = carve_floats(a, rows, m->rope.n_rot / 2);
     c->logits = carve_floats(a, c->base.config.max_outputs, m->n_vocab);
     c->rows = carve(a, rows, sizeof *c->rows);
+    c->tail_seqs = carve(a, c->base.config.max_step_seqs, sizeof *c->tail_seqs);
+    c->tail_rows = carve(a, rows, sizeof *c->tail_rows);
+    c->tail_outputs = carve(a, c->base.config.max_outputs, sizeof *c->tail_outputs);
     for (uint32_t f = 0; f < ACT_FORMAT_COUNT; f++) {
         if (widest[f])
             c->packed[f] = carve(a, rows, act_row_bytes((enum act_format)f, widest[f]));

@@ -105,6 +105,12 @@ struct cpu {
     /* The step that runs. */
     struct step step;
     struct step_row *rows; /* [R] */
+    /* The step behind the last layer's keys and values: of each sequence the rows from the first one with logits on. All
+     * sequences are there, some without rows. Row i of it is row tail_rows[i] of the step. */
+    struct step tail;
+    struct step_seq *tail_seqs; /* [max_step_seqs] */
+    uint32_t *tail_rows;        /* [R] */
+    uint32_t *tail_outputs;     /* [max_outputs] */
     struct attn_plan plan;
     double begin_s, end_s;
 };
@@ -175,7 +181,17 @@ void cpu_op_ffn(struct cpu *c, uint32_t thread, uint32_t layer);
 void cpu_op_moe(struct cpu *c, uint32_t thread, uint32_t layer);
 void cpu_op_logits(struct cpu *c, uint32_t thread);
 
+/* ---- the last layer (tail.c) ---- */
+
+/* Finds the tail of the step that was set. */
+void cpu_tail_plan(struct cpu *c);
+/* The step becomes its tail, with what of its rows is needed further on. Run by all workers, ends in a barrier. */
+void cpu_tail_begin(struct cpu *c, uint32_t thread);
+
 /* ---- attention (attention.c) ---- */
+
+/* Rows of a sequence in one pass over its cache. */
+uint32_t cpu_kv_block_rows(const struct model *m);
 
 /* Positions are cut into spans of so many chunks: 512 tokens, or what fits. */
 uint32_t cpu_span_chunks(uint32_t chunk_tokens);

@@ -92,33 +92,50 @@ static void qkv_rows(struct cpu *c, uint32_t thread, const struct layer *y, cons
     }
 }
 
-void cpu_op_qkv(struct cpu *c, uint32_t thread, uint32_t layer)
+/* Heads [first, n) of q, then k, then v, of all rows, from the residual stream. */
+static void project_heads(struct cpu *c, uint32_t thread, uint32_t layer, uint32_t first, uint32_t n)
 {
     const struct model *m = c->base.model;
     const struct layer *y = &c->layers[layer];
-    uint32_t n_heads = m->n_head + 2 * m->n_head_kv, begin, end, h_begin, h_end;
+    uint32_t n_heads = n - first, begin, end, h_begin, h_end, d = m->head_dim;
+    unsigned formats = first < m->n_head ? cpu_format_bit(c, &y->q) : 0;
+    if (n > m->n_head)
+        formats |= cpu_format_bit(c, &y->k) | cpu_format_bit(c, &y->v);
     struct packed x;
-    cpu_pack(
-        c, thread,
-        &(struct pack_args){.src = c->x,
-                            .stride = m->n_embd,
-                            .n = m->n_embd,
-                            .n_rows = c->step.n_rows,
-                            .norm = y->attn_norm,
-                            .formats = cpu_format_bit(c, &y->q) | cpu_format_bit(c, &y->k) | cpu_format_bit(c, &y->v),
-                            .shared = c->packed},
-        &x);
+    cpu_pack(c, thread,
+             &(struct pack_args){.src = c->x,
+                                 .stride = m->n_embd,
+                                 .n = m->n_embd,
+                                 .n_rows = c->step.n_rows,
+                                 .norm = y->attn_norm,
+                                 .formats = formats,
+                                 .shared = c->packed},
+             &x);
     cpu_share(c, thread, n_heads, 1, &h_begin, &h_end);
     /* Dealt out by whole heads, a worker can finish its own without waiting; too few heads would be dealt unevenly. */
     bool by_heads = n_heads >= 8 * c->n_threads || n_heads % c->n_threads == 0;
     if (by_heads) {
-        qkv_rows(c, thread, y, &x, h_begin * m->head_dim, h_end * m->head_dim);
+        qkv_rows(c, thread, y, &x, (first + h_begin) * d, (first + h_end) * d);
     } else {
-        cpu_share(c, thread, n_heads * m->head_dim, ROW_UNIT, &begin, &end);
-        qkv_rows(c, thread, y, &x, begin, end);
+        cpu_share(c, thread, n_heads * d, ROW_UNIT, &begin, &end);
+        qkv_rows(c, thread, y, &x, first * d + begin, first * d + end);
         team_barrier(c->team);
     }
-    finish_heads(c, thread, layer, h_begin, h_end);
+    finish_heads(c, thread, layer, first + h_begin, first + h_end);
+}
+
+void cpu_op_qkv(struct cpu *c, uint32_t thread, uint32_t layer)
+{
+    const struct model *m = c->base.model;
+    uint32_t n_heads = m->n_head + 2 * m->n_head_kv;
+    if (layer + 1 == m->n_layer && c->tail.n_rows < c->step.n_rows) {
+        project_heads(c, thread, layer, m->n_head, n_heads);
+        cpu_tail_begin(c, thread);
+        if (c->step.n_rows > 0)
+            project_heads(c, thread, layer, 0, m->n_head);
+    } else {
+        project_heads(c, thread, layer, 0, n_heads);
+    }
     team_barrier(c->team);
 }
 
