@@ -488,6 +488,9 @@ static void test_same_with_tiles(void **state)
     check_same(&(struct same_case){"llama3", KV_F16, EXCERPT ? 80 : 150});
     check_same(&(struct same_case){"mistral-window", KV_F16, EXCERPT ? 60 : 150});
     check_same(&(struct same_case){"type-q8_0", KV_Q8_0, EXCERPT ? 60 : 150});
+    check_same(&(struct same_case){"type-q4_k", KV_F16, EXCERPT ? 40 : 100});
+    check_same(&(struct same_case){"type-f16", KV_F16, EXCERPT ? 40 : 100});
+    check_same(&(struct same_case){"type-bf16", KV_F16, EXCERPT ? 40 : 100});
     same_kernels = NULL;
 }
 

@@ -20,6 +20,11 @@
  *   floats        element i goes to chain i % 16 by a fused multiply-add; then chains i and i + 8, + 4, + 2, + 1.
  * All types but BF16 keep to this at every level. BF16 weights from level bf16 on multiply with bfloat16 activations in
  * the processor's own order, which is the same for any number of rows and tokens, and with subnormals taken for zeros.
+ *
+ * Rows of a prompt may go another way, where a level has one (matmul_prompt: level amx): weights become bfloat16, which
+ * multiplies with bfloat16 activations; F16 weights and their activations become two bfloat16 each (16 bits), of whose four
+ * products the least is left out. That rounds weights to 8 bits where the other way rounds activations to 8 bits of the
+ * largest in a block. The order of summation is again one for any number of rows and tokens; subnormals are zeros.
  */
 #ifndef WEIR_KERNEL_KERNEL_H
 #define WEIR_KERNEL_KERNEL_H
@@ -53,6 +58,7 @@ struct matmul_args {
     uint32_t n_tokens;
     float *y; /* y[t * y_stride + r] */
     size_t y_stride;
+    const uint32_t *y_rows; /* of matmul_prompt: token t's sums go to y[y_rows[t] * y_stride + r] */
     void *scratch; /* MATMUL_SCRATCH_BYTES of this thread alone, aligned to 64; what is in it does not matter */
 };
 /* So much of it stays in a second-level cache that what was unpacked from weights can be used again from there. */
@@ -100,6 +106,13 @@ struct kernels {
     /* The same products, to the last bit, with weights in lanes (kernel/lanes.h): w is the first group, n_rows a multiple of
      * LANES, w_row_bytes the bytes of a row alone. NULL: the type stays as rows. */
     void (*matmul_lanes[TENSOR_TYPE_COUNT])(const struct matmul_args *a);
+    /* The products of a prompt's rows, or NULL: they go the way of all. Weights of quantised types in lanes, others as rows. x
+     * lies in tiles: 16 tokens by 32 columns in prompt_parts[type] parts, 1,024 bytes each, [16][32] bfloat16; those of 16
+     * tokens one after the other. x_row_bytes: prompt_row_bytes(); tokens past the last may hold anything. */
+    void (*matmul_prompt[TENSOR_TYPE_COUNT])(const struct matmul_args *a);
+    uint32_t prompt_parts[TENSOR_TYPE_COUNT];
+    /* One token of a tile: out is its line of the first, and of the next pieces of 32 columns 1,024 * parts bytes on. */
+    void (*pack_prompt)(const float *x, uint32_t n, uint32_t parts, void *out);
     void (*dequant[TENSOR_TYPE_COUNT])(const void *row, uint32_t n, float *out); /* embedding rows; n whole blocks */
 
     /* out[i] = x[i] * w[i] / sqrt(mean(x^2) + eps); out may be x */
@@ -120,6 +133,14 @@ struct kernels {
 /* Bytes of one packed activation row (a multiple of 64). n: a multiple of the quantised form's block (32; 256 for
  * ACT_Q8K). */
 size_t act_row_bytes(enum act_format f, uint32_t n);
+
+/* Bytes of one token among those of its tiles. n: columns, rounded up to whole tiles. */
+static inline size_t prompt_row_bytes(uint32_t parts, uint32_t n)
+{
+    return ((size_t)n + 31) / 32 * 64 * parts;
+}
+#define PROMPT_TILE_TOKENS 16
+#define PROMPT_TILE_LINE_BYTES 64 /* one token of a tile */
 
 /* Bytes that any level's attention needs to work in. */
 size_t attn_scratch_bytes(uint32_t head_dim);

@@ -17,9 +17,11 @@ struct mill {
     const struct kernels *k;
     struct team *team;
     enum tensor_type type;
+    void (*matmul)(const struct matmul_args *a);
     unsigned char *weights; /* [threads * ROWS_PER_THREAD] rows, zeros: valid blocks of every type */
     unsigned char *x;       /* [N_TOKENS] packed rows */
     float *y;               /* [N_TOKENS][threads * ROWS_PER_THREAD] */
+    uint32_t y_rows[N_TOKENS];
     unsigned char *scratch; /* [threads][MATMUL_SCRATCH_BYTES] */
     size_t w_row_bytes, x_row_bytes, stride;
     uint32_t n_passes;
@@ -37,9 +39,10 @@ static void multiply(void *user, uint32_t thread)
                             .n_tokens = N_TOKENS,
                             .y = m->y + (size_t)thread * ROWS_PER_THREAD,
                             .y_stride = m->stride,
+                            .y_rows = m->y_rows,
                             .scratch = m->scratch + thread * MATMUL_SCRATCH_BYTES};
     for (uint32_t i = 0; i < m->n_passes; i++)
-        m->k->matmul[m->type](&a);
+        m->matmul(&a);
 }
 
 static double best_rate(struct mill *m, double seconds)
@@ -60,12 +63,30 @@ static double best_rate(struct mill *m, double seconds)
     return best;
 }
 
+/* The way that most of a long prompt's operations go. */
+static void choose_kernel(struct mill *m)
+{
+    const struct kernels *k = m->k;
+    const uint32_t parts = k->prompt_parts[m->type];
+    m->matmul = k->matmul_prompt[m->type]  ? k->matmul_prompt[m->type]
+                : k->matmul_lanes[m->type] ? k->matmul_lanes[m->type]
+                                           : k->matmul[m->type];
+    m->x_row_bytes = parts ? prompt_row_bytes(parts, N_COLS) : act_row_bytes(k->act_format[m->type], N_COLS);
+}
+
+static void pack(const struct mill *m, const float *row, uint32_t t)
+{
+    const uint32_t parts = m->k->prompt_parts[m->type], in_tile = t % PROMPT_TILE_TOKENS;
+    if (parts)
+        m->k->pack_prompt(row, N_COLS, parts, m->x + (t - in_tile) * m->x_row_bytes + in_tile * PROMPT_TILE_LINE_BYTES);
+    else
+        m->k->act_pack[m->k->act_format[m->type]](row, N_COLS, m->x + t * m->x_row_bytes);
+}
+
 static int set_up(struct mill *m, size_t w_bytes, size_t y_bytes, struct err *e)
 {
-    enum act_format f = m->k->act_format[m->type];
     float row[N_COLS];
     m->w_row_bytes = tensor_type_row_bytes(m->type, N_COLS);
-    m->x_row_bytes = act_row_bytes(f, N_COLS);
     m->weights = mem_aligned(w_bytes);
     m->x = mem_aligned(N_TOKENS * m->x_row_bytes);
     m->y = mem_aligned(y_bytes);
@@ -75,8 +96,10 @@ static int set_up(struct mill *m, size_t w_bytes, size_t y_bytes, struct err *e)
     memset(m->weights, 0, w_bytes);
     for (uint32_t i = 0; i < N_COLS; i++)
         row[i] = (float)(i % 17) / 17 - 0.5f;
-    for (uint32_t t = 0; t < N_TOKENS; t++)
-        m->k->act_pack[f](row, N_COLS, m->x + t * m->x_row_bytes);
+    for (uint32_t t = 0; t < N_TOKENS; t++) {
+        m->y_rows[t] = t;
+        pack(m, row, t);
+    }
     return 0;
 }
 
@@ -91,6 +114,7 @@ int device_cpu_matmul_rate(enum tensor_type type, uint32_t n_threads, double sec
     int rc = team_create(&m.team, n_threads, true, e);
     if (rc)
         return rc;
+    choose_kernel(&m);
     m.stride = (size_t)team_size(m.team) * ROWS_PER_THREAD;
     const size_t w_bytes = m.stride * tensor_type_row_bytes(type, N_COLS),
                  y_bytes = N_TOKENS * m.stride * sizeof(float);

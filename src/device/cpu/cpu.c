@@ -58,10 +58,13 @@ static int cpu_start(struct device *d, const struct step *s, struct err *e)
         const struct step_seq *q = &s->seqs[i];
         for (uint32_t r = 0; r < q->n_rows; r++) {
             uint32_t position = q->n_past + r;
-            c->rows[q->first_row + r] = (struct step_row){
-                .position = position, .chunk = q->chunks[position / chunk_tokens], .slot = position % chunk_tokens};
+            c->rows[q->first_row + r] = (struct step_row){.position = position,
+                                                          .chunk = q->chunks[position / chunk_tokens],
+                                                          .slot = position % chunk_tokens,
+                                                          .prompt = c->prompt_ways && position < q->n_prompt};
         }
     }
+    cpu_divide_rows(c);
     cpu_attn_plan(c);
     cpu_tail_plan(c);
     for (uint32_t t = 0; t < c->n_threads; t++)
@@ -173,6 +176,21 @@ static void widen(const struct cpu *c, const struct tensor *w, uint32_t widest[A
     }
 }
 
+/* Likewise the tiles of a prompt's rows, by parts. */
+static void widest_tiles(const struct cpu *c, uint32_t widest[MAX_PROMPT_PARTS + 1])
+{
+    const struct model *m = c->base.model;
+    for (uint32_t i = 0; i < m->n_layer; i++) {
+        const struct layer *y = &m->layers[i];
+        const struct tensor *const dense[] = {&y->q, &y->k, &y->v, &y->o, &y->gate, &y->up, &y->down};
+        for (size_t j = 0; j < sizeof dense / sizeof *dense; j++) {
+            const uint32_t parts = c->k->prompt_parts[dense[j]->type];
+            if (dense[j]->n_in && parts)
+                widest[parts] = max_u32(widest[parts], dense[j]->n_in);
+        }
+    }
+}
+
 static void widest_rows(const struct cpu *c, uint32_t all[ACT_FORMAT_COUNT], uint32_t experts[ACT_FORMAT_COUNT])
 {
     const struct model *m = c->base.model;
@@ -248,6 +266,8 @@ static void carve_scratch(struct cpu *c, struct carver *a)
     size_t ff = rows * m->n_ff > slots * m->n_ff_expert || !m->n_expert ? rows * m->n_ff : slots * m->n_ff_expert;
     uint32_t widest[ACT_FORMAT_COUNT] = {0}, widest_expert[ACT_FORMAT_COUNT] = {0};
     widest_rows(c, widest, widest_expert);
+    uint32_t widest_tile[MAX_PROMPT_PARTS + 1] = {0};
+    widest_tiles(c, widest_tile);
     carve_threads(c, a, widest);
     carve_plan(c, a);
     c->x = carve_floats(a, rows, m->n_embd);
@@ -270,6 +290,15 @@ static void carve_scratch(struct cpu *c, struct carver *a)
         if (widest_expert[f])
             c->packed_slots[f] = carve(a, slots, act_row_bytes((enum act_format)f, widest_expert[f]));
     }
+    const size_t tile_rows = (rows + PROMPT_TILE_TOKENS - 1) / PROMPT_TILE_TOKENS * PROMPT_TILE_TOKENS;
+    for (uint32_t parts = 1; parts <= MAX_PROMPT_PARTS; parts++) {
+        if (widest_tile[parts]) {
+            c->tiles[parts] = carve(a, tile_rows, prompt_row_bytes(parts, widest_tile[parts]));
+            c->prompt_ways = true;
+        }
+    }
+    c->prompt_rows = carve(a, rows, sizeof *c->prompt_rows);
+    c->others = carve(a, rows, sizeof *c->others);
     if (m->n_expert) {
         c->router = carve_floats(a, rows, m->n_expert);
         c->chosen = carve(a, slots, sizeof *c->chosen);

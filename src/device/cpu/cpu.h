@@ -17,10 +17,15 @@
 /* Weight rows are dealt out in units of so many: whole groups of those that lie in lanes. */
 #define ROW_UNIT LANES
 
+/* Tiles of a prompt's activations have up to so many parts (kernel.h: matmul_prompt). */
+#define MAX_PROMPT_PARTS 2
+
 /* Activation rows packed for products, by format; NULL where no weight needs it. */
 struct packed {
     unsigned char *rows[ACT_FORMAT_COUNT];
-    size_t row_bytes[ACT_FORMAT_COUNT]; /* distance of rows */
+    size_t row_bytes[ACT_FORMAT_COUNT];         /* distance of rows */
+    unsigned char *tiles[MAX_PROMPT_PARTS + 1]; /* by parts: the step's prompt rows, in the order of cpu.prompt_rows */
+    size_t tile_row_bytes[MAX_PROMPT_PARTS + 1];
 };
 
 /* What one worker alone uses. */
@@ -63,6 +68,13 @@ struct attn_plan {
 struct step_row {
     uint32_t position;
     uint32_t chunk, slot; /* where its keys and values go */
+    bool prompt;          /* and where kernels have another way for those: */
+    uint32_t prompt_row;  /* its number among them */
+};
+
+/* Rows of a step. */
+struct row_run {
+    uint32_t first, n;
 };
 
 struct cpu {
@@ -96,6 +108,7 @@ struct cpu {
     float *logits;                           /* [max_outputs][n_vocab] */
     unsigned char *packed[ACT_FORMAT_COUNT]; /* [R] rows */
     unsigned char *packed_slots[ACT_FORMAT_COUNT]; /* [slots] rows, for experts */
+    unsigned char *tiles[MAX_PROMPT_PARTS + 1];    /* [R] rows, in tiles */
     float *router;                                 /* [R][n_expert] */
     uint32_t *chosen;                              /* [R][n_expert_used] */
     float *chosen_weight;                          /* [R][n_expert_used] */
@@ -104,7 +117,11 @@ struct cpu {
 
     /* The step that runs. */
     struct step step;
-    struct step_row *rows; /* [R] */
+    struct step_row *rows;  /* [R] */
+    bool prompt_ways;       /* some weight has another way for a prompt's rows; then of the step: */
+    uint32_t *prompt_rows;  /* [n_prompt_rows] the rows that take it, where their weights have it */
+    struct row_run *others; /* [n_others] all other rows */
+    uint32_t n_prompt_rows, n_others;
     /* The step behind the last layer's keys and values: of each sequence the rows from the first one with logits on. All
      * sequences are there, some without rows. Row i of it is row tail_rows[i] of the step. */
     struct step tail;
@@ -135,9 +152,31 @@ void cpu_embedding(struct cpu *c, uint32_t thread, uint32_t token, float *out);
 
 /* ---- products (product.c) ---- */
 
-static inline unsigned cpu_format_bit(const struct cpu *c, const struct tensor *w)
+/* Which of the step's rows go which way. */
+void cpu_divide_rows(struct cpu *c);
+
+/* What activations are packed into, as bits: formats for all rows; others, those for rows that are not a prompt's; and parts
+ * of tiles for a prompt's. */
+struct pack_formats {
+    unsigned all, others, parts;
+};
+
+/* Whether a prompt's rows have another way through this matrix of a layer (not of an expert). */
+static inline bool cpu_has_prompt_way(const struct cpu *c, const struct tensor *w)
 {
-    return 1u << c->k->act_format[w->type];
+    const struct kernels *k = c->k;
+    return k->matmul_prompt[w->type] && (!k->matmul_lanes[w->type] || (c->lanes[w->type] && w->n_out % LANES == 0));
+}
+
+static inline void cpu_need(const struct cpu *c, const struct tensor *w, bool by_role, struct pack_formats *f)
+{
+    const unsigned bit = 1u << c->k->act_format[w->type];
+    if (by_role && cpu_has_prompt_way(c, w)) {
+        f->others |= bit;
+        f->parts |= 1u << c->k->prompt_parts[w->type];
+    } else {
+        f->all |= bit;
+    }
 }
 
 /* So many rows, and elements of them, a worker packs for itself rather than wait for the others. */
@@ -145,21 +184,22 @@ static inline unsigned cpu_format_bit(const struct cpu *c, const struct tensor *
 #define PRIVATE_ELEMENTS 8192
 
 /* Rows of n floats, stride apart (the index[i]-th for row i, if index is given), RMS-normed first if norm is given,
- * packed in every format of the mask. Few rows each worker packs for itself; of many each packs a share into `shared`,
- * and a barrier follows. */
+ * packed in these formats. Few rows each worker packs for itself; of many, and of prompts, each packs a share into `shared`,
+ * and a barrier follows. Formats other than `all`: only for the step's own rows. */
 struct pack_args {
     const float *src;
     size_t stride;
     uint32_t n, n_rows;
     const uint32_t *index;
     const float *norm;
-    unsigned formats;
+    struct pack_formats formats;
     unsigned char *const *shared;
 };
 void cpu_pack(struct cpu *c, uint32_t thread, const struct pack_args *a, struct packed *out);
 
 /* y[t * y_stride + r] for r in [first, end) of the weight rows at data (first: a multiple of 16 unless lazy_weights), t in [0, n_tokens) of packed rows from
- * first_token. */
+ * first_token. Where x has tiles of the step's prompt rows, and w another way for them, they take that: then all rows of the
+ * step go by. */
 struct product {
     const struct tensor *w;
     const unsigned char *data; /* row 0 */

@@ -98,10 +98,14 @@ static void project_heads(struct cpu *c, uint32_t thread, uint32_t layer, uint32
     const struct model *m = c->base.model;
     const struct layer *y = &c->layers[layer];
     uint32_t n_heads = n - first, begin, end, h_begin, h_end, d = m->head_dim;
-    unsigned formats = first < m->n_head ? cpu_format_bit(c, &y->q) : 0;
-    if (n > m->n_head)
-        formats |= cpu_format_bit(c, &y->k) | cpu_format_bit(c, &y->v);
     struct packed x;
+    struct pack_formats formats = {0};
+    if (first < m->n_head)
+        cpu_need(c, &y->q, true, &formats);
+    if (n > m->n_head) {
+        cpu_need(c, &y->k, true, &formats);
+        cpu_need(c, &y->v, true, &formats);
+    }
     cpu_pack(c, thread,
              &(struct pack_args){.src = c->x,
                                  .stride = m->n_embd,
@@ -168,12 +172,14 @@ void cpu_op_attn_out(struct cpu *c, uint32_t thread, uint32_t layer)
 {
     const struct layer *y = &c->layers[layer];
     struct packed x;
+    struct pack_formats formats = {0};
+    cpu_need(c, &y->o, true, &formats);
     cpu_pack(c, thread,
              &(struct pack_args){.src = c->attn,
                                  .stride = y->o.n_in,
                                  .n = y->o.n_in,
                                  .n_rows = c->step.n_rows,
-                                 .formats = cpu_format_bit(c, &y->o),
+                                 .formats = formats,
                                  .shared = c->packed},
              &x);
     add_product(c, thread, &y->o, &x, y->o_bias);
@@ -185,13 +191,17 @@ void cpu_op_ffn(struct cpu *c, uint32_t thread, uint32_t layer)
     const struct layer *y = &c->layers[layer];
     uint32_t begin, end, n_rows = c->step.n_rows;
     struct packed x;
+    struct pack_formats formats = {0}, down_formats = {0};
+    cpu_need(c, &y->gate, true, &formats);
+    cpu_need(c, &y->up, true, &formats);
+    cpu_need(c, &y->down, true, &down_formats);
     cpu_pack(c, thread,
              &(struct pack_args){.src = c->x,
                                  .stride = m->n_embd,
                                  .n = m->n_embd,
                                  .n_rows = n_rows,
                                  .norm = y->ffn_norm,
-                                 .formats = cpu_format_bit(c, &y->gate) | cpu_format_bit(c, &y->up),
+                                 .formats = formats,
                                  .shared = c->packed},
              &x);
     cpu_share(c, thread, m->n_ff, ROW_UNIT, &begin, &end);
@@ -217,7 +227,7 @@ void cpu_op_ffn(struct cpu *c, uint32_t thread, uint32_t layer)
                                  .stride = m->n_ff,
                                  .n = m->n_ff,
                                  .n_rows = n_rows,
-                                 .formats = cpu_format_bit(c, &y->down),
+                                 .formats = down_formats,
                                  .shared = c->packed},
              &x);
     add_product(c, thread, &y->down, &x, NULL);
@@ -230,6 +240,8 @@ void cpu_op_logits(struct cpu *c, uint32_t thread)
     if (!c->step.n_outputs)
         return;
     struct packed x;
+    struct pack_formats formats = {0};
+    cpu_need(c, &c->output, false, &formats);
     cpu_pack(c, thread,
              &(struct pack_args){.src = c->x,
                                  .stride = m->n_embd,
@@ -237,7 +249,7 @@ void cpu_op_logits(struct cpu *c, uint32_t thread)
                                  .n_rows = c->step.n_outputs,
                                  .index = c->step.output_rows,
                                  .norm = m->output_norm,
-                                 .formats = cpu_format_bit(c, &c->output),
+                                 .formats = formats,
                                  .shared = c->packed},
              &x);
     cpu_share(c, thread, m->n_vocab, ROW_UNIT, &begin, &end);

@@ -80,6 +80,7 @@ static void gather(struct cpu *c, uint32_t thread, const struct packed *x, unsig
     const struct model *m = c->base.model;
     const struct cpu_thread *me = &c->threads[thread];
     uint32_t k = m->n_expert_used, begin, end;
+    *out = (struct packed){0};
     cpu_share(c, thread, c->step.n_rows, 1, &begin, &end);
     for (uint32_t f = 0; f < ACT_FORMAT_COUNT; f++) {
         out->rows[f] = formats & 1u << f ? c->packed_slots[f] : NULL;
@@ -146,28 +147,33 @@ void cpu_op_moe(struct cpu *c, uint32_t thread, uint32_t layer)
 {
     const struct model *m = c->base.model;
     const struct layer *y = &c->layers[layer];
-    unsigned formats = cpu_format_bit(c, &y->gate_x.t) | cpu_format_bit(c, &y->up_x.t);
     struct packed x, by_slot;
+    struct pack_formats of_experts = {0}, formats, down_formats = {0};
+    cpu_need(c, &y->gate_x.t, false, &of_experts);
+    cpu_need(c, &y->up_x.t, false, &of_experts);
+    cpu_need(c, &y->down_x.t, false, &down_formats);
+    formats = of_experts;
+    cpu_need(c, &y->router, false, &formats);
     cpu_pack(c, thread,
              &(struct pack_args){.src = c->x,
                                  .stride = m->n_embd,
                                  .n = m->n_embd,
                                  .n_rows = c->step.n_rows,
                                  .norm = y->ffn_norm,
-                                 .formats = formats | cpu_format_bit(c, &y->router),
+                                 .formats = formats,
                                  .shared = c->packed},
              &x);
     route(c, thread, y, &x);
     bool one_row = c->step.n_rows == 1;
     if (!one_row)
-        gather(c, thread, &x, formats, &by_slot);
+        gather(c, thread, &x, of_experts.all, &by_slot);
     gate_and_up(c, thread, y, one_row ? &x : &by_slot, one_row);
     cpu_pack(c, thread,
              &(struct pack_args){.src = c->gate,
                                  .stride = m->n_ff_expert,
                                  .n = m->n_ff_expert,
                                  .n_rows = c->step.n_rows * m->n_expert_used,
-                                 .formats = cpu_format_bit(c, &y->down_x.t),
+                                 .formats = down_formats,
                                  .shared = c->packed_slots},
              &x);
     down_and_add(c, thread, y, &x);

@@ -1,29 +1,70 @@
 #include "device/cpu/cpu.h"
 
+void cpu_divide_rows(struct cpu *c)
+{
+    c->n_prompt_rows = c->n_others = 0;
+    for (uint32_t i = 0; i < c->step.n_rows; i++) {
+        struct step_row *r = &c->rows[i];
+        if (r->prompt) {
+            r->prompt_row = c->n_prompt_rows;
+            c->prompt_rows[c->n_prompt_rows++] = i;
+        } else if (i && !c->rows[i - 1].prompt) {
+            c->others[c->n_others - 1].n++;
+        } else {
+            c->others[c->n_others++] = (struct row_run){i, 1};
+        }
+    }
+}
+
+/* Rows of weights that both a prompt's rows and the others multiply with before the next: a cache may still hold them. */
+#define PIECE_ROWS 256
+
+static unsigned char *tile_place(const struct packed *x, uint32_t parts, uint32_t row)
+{
+    const uint32_t in_tile = row % PROMPT_TILE_TOKENS;
+    return x->tiles[parts] + (row - in_tile) * x->tile_row_bytes[parts] + in_tile * PROMPT_TILE_LINE_BYTES;
+}
+
 static void pack_row(struct cpu *c, uint32_t thread, const struct pack_args *a, uint32_t row, const struct packed *out)
 {
     const float *x = a->src + (a->index ? a->index[row] : row) * a->stride;
+    const bool prompt = a->formats.parts && c->rows[row].prompt;
+    const unsigned formats = a->formats.all | (prompt ? 0 : a->formats.others);
+    struct step_traffic *t = &c->threads[thread].traffic;
     if (a->norm) {
         c->k->rms_norm(x, a->norm, a->n, c->base.model->norm_eps, c->threads[thread].row);
         x = c->threads[thread].row;
     }
-    c->threads[thread].traffic.activation_bytes += a->n * sizeof(float);
+    t->activation_bytes += a->n * sizeof(float);
     for (uint32_t f = 0; f < ACT_FORMAT_COUNT; f++) {
-        if (a->formats & 1u << f) {
+        if (formats & 1u << f) {
             c->k->act_pack[f](x, a->n, out->rows[f] + row * out->row_bytes[f]);
-            c->threads[thread].traffic.activation_bytes += out->row_bytes[f];
+            t->activation_bytes += out->row_bytes[f];
+        }
+    }
+    for (uint32_t parts = 1; prompt && parts <= MAX_PROMPT_PARTS; parts++) {
+        if (a->formats.parts & 1u << parts) {
+            c->k->pack_prompt(x, a->n, parts, tile_place(out, parts, c->rows[row].prompt_row));
+            t->activation_bytes += out->tile_row_bytes[parts];
         }
     }
 }
 
 void cpu_pack(struct cpu *c, uint32_t thread, const struct pack_args *a, struct packed *out)
 {
+    const struct pack_formats *g = &a->formats;
+    const bool prompts = g->parts && c->n_prompt_rows;
     /* Packing a few rows is cheaper than meeting at a barrier. */
-    bool alone = a->n_rows == 1 || (a->n_rows <= PRIVATE_ROWS && a->n_rows * a->n <= PRIVATE_ELEMENTS);
+    bool alone = !prompts && (a->n_rows == 1 || (a->n_rows <= PRIVATE_ROWS && a->n_rows * a->n <= PRIVATE_ELEMENTS));
     for (uint32_t f = 0; f < ACT_FORMAT_COUNT; f++) {
-        bool needed = a->formats & 1u << f;
+        bool needed = (g->all | g->others) & 1u << f;
         out->rows[f] = !needed ? NULL : alone ? c->threads[thread].packed[f] : a->shared[f];
         out->row_bytes[f] = needed ? act_row_bytes((enum act_format)f, a->n) : 0;
+    }
+    for (uint32_t parts = 1; parts <= MAX_PROMPT_PARTS; parts++) {
+        bool needed = prompts && g->parts & 1u << parts;
+        out->tiles[parts] = needed ? c->tiles[parts] : NULL;
+        out->tile_row_bytes[parts] = needed ? prompt_row_bytes(parts, a->n) : 0;
     }
     uint32_t begin = 0, end = a->n_rows;
     if (!alone)
@@ -52,27 +93,64 @@ static void multiply(const struct cpu *c, const struct product *p, struct matmul
         c->k->matmul[t](&a);
 }
 
+/* Rows [first, end) of p->w with a run of packed rows. */
+static void multiply_run(const struct cpu *c, uint32_t thread, const struct product *p, uint32_t first, uint32_t end,
+                         struct row_run run)
+{
+    const enum act_format f = c->k->act_format[p->w->type];
+    const size_t x_row_bytes = p->x->row_bytes[f];
+    struct product part = *p;
+    part.first = first;
+    part.end = end;
+    multiply(c, &part,
+             (struct matmul_args){.w = p->data + first * p->w->row_bytes,
+                                  .w_row_bytes = p->w->row_bytes,
+                                  .n_rows = end - first,
+                                  .n_cols = p->w->n_in,
+                                  .x = p->x->rows[f] + run.first * x_row_bytes,
+                                  .x_row_bytes = x_row_bytes,
+                                  .n_tokens = run.n,
+                                  .y = p->y + run.first * p->y_stride + first,
+                                  .y_stride = p->y_stride,
+                                  .scratch = c->threads[thread].matmul_scratch});
+    c->threads[thread].traffic.activation_bytes += run.n * (x_row_bytes + (end - first) * sizeof(float));
+}
+
+static void multiply_prompt(const struct cpu *c, uint32_t thread, const struct product *p, uint32_t first, uint32_t end)
+{
+    const uint32_t parts = c->k->prompt_parts[p->w->type];
+    const size_t x_row_bytes = p->x->tile_row_bytes[parts];
+    c->k->matmul_prompt[p->w->type](&(struct matmul_args){.w = p->data + first * p->w->row_bytes,
+                                                          .w_row_bytes = p->w->row_bytes,
+                                                          .n_rows = end - first,
+                                                          .n_cols = p->w->n_in,
+                                                          .x = p->x->tiles[parts],
+                                                          .x_row_bytes = x_row_bytes,
+                                                          .n_tokens = c->n_prompt_rows,
+                                                          .y = p->y + first,
+                                                          .y_stride = p->y_stride,
+                                                          .y_rows = c->prompt_rows,
+                                                          .scratch = c->threads[thread].matmul_scratch});
+    c->threads[thread].traffic.activation_bytes += c->n_prompt_rows * (x_row_bytes + (end - first) * sizeof(float));
+}
+
 void cpu_product(struct cpu *c, uint32_t thread, const struct product *p)
 {
     if (p->first >= p->end || !p->n_tokens)
         return;
-    enum act_format f = c->k->act_format[p->w->type];
-    uint32_t n_rows = p->end - p->first;
-    struct matmul_args a = {
-        .w = p->data + p->first * p->w->row_bytes,
-        .w_row_bytes = p->w->row_bytes,
-        .n_rows = n_rows,
-        .n_cols = p->w->n_in,
-        .x = p->x->rows[f] + p->first_token * p->x->row_bytes[f],
-        .x_row_bytes = p->x->row_bytes[f],
-        .n_tokens = p->n_tokens,
-        .y = p->y + p->first_token * p->y_stride + p->first,
-        .y_stride = p->y_stride,
-        .scratch = c->threads[thread].matmul_scratch,
-    };
-    multiply(c, p, a);
     struct step_traffic *t = &c->threads[thread].traffic;
+    const uint32_t n_rows = p->end - p->first;
+    if (!cpu_has_prompt_way(c, p->w) || !p->x->tiles[c->k->prompt_parts[p->w->type]]) {
+        multiply_run(c, thread, p, p->first, p->end, (struct row_run){p->first_token, p->n_tokens});
+    } else {
+        const uint32_t step = c->n_others ? PIECE_ROWS : n_rows;
+        for (uint32_t row = p->first, end; row < p->end; row = end) {
+            end = p->end - row < step ? p->end : row + step;
+            for (uint32_t i = 0; i < c->n_others; i++)
+                multiply_run(c, thread, p, row, end, c->others[i]);
+            multiply_prompt(c, thread, p, row, end);
+        }
+    }
     t->weight_bytes += n_rows * p->w->row_bytes;
-    t->activation_bytes += p->n_tokens * (a.x_row_bytes + n_rows * sizeof(float));
     t->flops += 2.0 * n_rows * p->w->n_in * p->n_tokens;
 }

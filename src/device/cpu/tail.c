@@ -72,6 +72,7 @@ void cpu_tail_begin(struct cpu *c, uint32_t thread)
             memmove(c->rope_sin + (size_t)i * half, c->rope_sin + from * half, half * sizeof *c->rope_sin);
         }
         c->step = c->tail;
+        cpu_divide_rows(c);
         cpu_attn_plan(c);
     }
     team_barrier(c->team);

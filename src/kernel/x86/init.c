@@ -42,5 +42,5 @@ void kernels_init_amx(struct kernels *k)
     x86_attention_amx(k);
     x86_blocks_amx(k);
     x86_supers_amx(k);
-    x86_floats_amx(k);
+    x86_prompt_amx(k);
 }

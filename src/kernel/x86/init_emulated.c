@@ -6,5 +6,5 @@ void kernels_init_amx_emulated(struct kernels *k)
     x86_attention_amx_emulated(k);
     x86_blocks_amx_emulated(k);
     x86_supers_amx_emulated(k);
-    x86_floats_amx_emulated(k);
+    x86_prompt_amx_emulated(k);
 }
