@@ -58,7 +58,7 @@ def bench_load(a):
 
 
 def serve(a):
-    """Seconds until ready; peak resident bytes after a request; bytes of keys and values as the server states them."""
+    """Seconds until ready; peak resident bytes after a request."""
     began = time.monotonic()
     p = subprocess.Popen([a.weir, "serve", a.model, "--port", str(a.port), "--kv-memory", a.kv_memory, "--log-format", "json"],
                          stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
@@ -91,7 +91,7 @@ def main():
     p.add_argument("--repeats", type=int, default=5)
     p.add_argument("--cold", action="store_true")
     p.add_argument("--read-threads", type=int, default=4)
-    p.add_argument("--kv-memory", default="256M")
+    p.add_argument("--kv-memory", default="256M", help="as weir serve takes it, in M or G")
     p.add_argument("--port", type=int, default=8098)
     a = p.parse_args()
     reads, loads, readies, peaks = [], [], [], []
@@ -112,8 +112,9 @@ def main():
         v = statistics.median(values)
         print(f"{name:18} {v:6.2f} s  {size / v / 1e9:5.2f} GB/s  {v / read:5.2f}x reading  "
               f"({min(values):.2f} to {max(values):.2f})")
-    print(f"peak memory        {max(peaks) / 1e6:.0f} MB = {max(peaks) / 1e6 - size / 1e6:.0f} MB beside the file "
-          f"(--kv-memory {a.kv_memory})")
+    held = size + (int(a.kv_memory[:-1]) << {"M": 20, "G": 30}[a.kv_memory[-1]])
+    print(f"peak memory        {max(peaks) / 1e6:.0f} MB, {max(peaks) / held:.2f}x weights and keys and values "
+          f"({held / 1e6:.0f} MB with --kv-memory {a.kv_memory})")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@
 #include "device/device.h"
 #include "kernel/lanes.h"
 
+#include <stdatomic.h>
+
 #define ALIGN_FLOATS 16 /* 64 bytes */
 
 /* Weight rows are dealt out in units of so many: whole groups of those that lie in lanes. */
@@ -30,7 +32,9 @@ struct packed {
 
 /* What one worker alone uses. */
 struct cpu_thread {
+    _Alignas(64) _Atomic uint64_t cursor; /* deal.c */
     _Alignas(64) struct step_traffic traffic;
+    uint32_t n_deals;
     float *row;                              /* one normed row of activations */
     void *matmul_scratch;                    /* MATMUL_SCRATCH_BYTES */
     unsigned char *packed[ACT_FORMAT_COUNT]; /* few rows, packed by this worker for itself */
@@ -210,6 +214,20 @@ struct product {
     size_t y_stride;
 };
 void cpu_product(struct cpu *c, uint32_t thread, const struct product *p);
+
+/* ---- dealing out rows (deal.c) ---- */
+
+/* All rows of w, while the workers compute them. Begun by every worker of the team, with the same w, and ended by a barrier:
+ *     for (cpu_deal_begin(..); cpu_deal_next(..);) compute rows [begin, end)
+ * begin is a multiple of ROW_UNIT. */
+struct deal {
+    uint32_t n_rows, number, min_units, n_shares, n_passed;
+};
+void cpu_deal_begin(struct cpu *c, uint32_t thread, const struct tensor *w, struct deal *d);
+bool cpu_deal_next(struct cpu *c, uint32_t thread, struct deal *d, uint32_t *begin, uint32_t *end);
+
+/* A barrier. Who waits asks for the first rows that it will read of `next` (or NULL), so that memory does not wait too. */
+void cpu_meet(struct cpu *c, uint32_t thread, const struct tensor *next);
 
 /* ---- operations: each is run by all workers and ends in a barrier ---- */
 

@@ -140,32 +140,34 @@ void cpu_op_qkv(struct cpu *c, uint32_t thread, uint32_t layer)
     } else {
         project_heads(c, thread, layer, 0, n_heads);
     }
-    team_barrier(c->team);
+    cpu_meet(c, thread, &c->layers[layer].o);
 }
 
-/* x += W input (+ bias), each worker its share of W's rows. */
+/* x += W input (+ bias). next: what comes after. */
 static void add_product(struct cpu *c, uint32_t thread, const struct tensor *w, const struct packed *x,
-                        const float *bias)
+                        const float *bias, const struct tensor *next)
 {
+    struct deal d;
     uint32_t begin, end, n = w->n_out;
-    cpu_share(c, thread, n, ROW_UNIT, &begin, &end);
-    cpu_product(c, thread,
-                &(struct product){.w = w,
-                                  .data = w->data,
-                                  .first = begin,
-                                  .end = end,
-                                  .x = x,
-                                  .n_tokens = c->step.n_rows,
-                                  .y = c->y,
-                                  .y_stride = n});
-    for (uint32_t i = 0; i < c->step.n_rows && begin < end; i++) {
-        float *out = c->x + (size_t)i * n + begin;
-        c->k->add_scaled(out, c->y + (size_t)i * n + begin, 1, end - begin);
-        if (bias)
-            c->k->add_scaled(out, bias + begin, 1, end - begin);
+    for (cpu_deal_begin(c, thread, w, &d); cpu_deal_next(c, thread, &d, &begin, &end);) {
+        cpu_product(c, thread,
+                    &(struct product){.w = w,
+                                      .data = w->data,
+                                      .first = begin,
+                                      .end = end,
+                                      .x = x,
+                                      .n_tokens = c->step.n_rows,
+                                      .y = c->y,
+                                      .y_stride = n});
+        for (uint32_t i = 0; i < c->step.n_rows; i++) {
+            float *out = c->x + (size_t)i * n + begin;
+            c->k->add_scaled(out, c->y + (size_t)i * n + begin, 1, end - begin);
+            if (bias)
+                c->k->add_scaled(out, bias + begin, 1, end - begin);
+        }
+        c->threads[thread].traffic.activation_bytes += 3ull * c->step.n_rows * (end - begin) * sizeof(float);
     }
-    c->threads[thread].traffic.activation_bytes += 3ull * c->step.n_rows * (end - begin) * sizeof(float);
-    team_barrier(c->team);
+    cpu_meet(c, thread, next);
 }
 
 void cpu_op_attn_out(struct cpu *c, uint32_t thread, uint32_t layer)
@@ -182,7 +184,30 @@ void cpu_op_attn_out(struct cpu *c, uint32_t thread, uint32_t layer)
                                  .formats = formats,
                                  .shared = c->packed},
              &x);
-    add_product(c, thread, &y->o, &x, y->o_bias);
+    add_product(c, thread, &y->o, &x, y->o_bias, y->is_moe ? NULL : &y->gate);
+}
+
+/* Rows [begin, end) of silu(W_gate h) * W_up h. */
+static void gate_rows(struct cpu *c, uint32_t thread, const struct layer *y, const struct packed *x, uint32_t begin,
+                      uint32_t end)
+{
+    const uint32_t n_ff = c->base.model->n_ff, n_rows = c->step.n_rows;
+    struct product p = {.w = &y->gate,
+                        .data = y->gate.data,
+                        .first = begin,
+                        .end = end,
+                        .x = x,
+                        .n_tokens = n_rows,
+                        .y = c->gate,
+                        .y_stride = n_ff};
+    cpu_product(c, thread, &p);
+    p.w = &y->up;
+    p.data = y->up.data;
+    p.y = c->up;
+    cpu_product(c, thread, &p);
+    for (uint32_t i = 0; i < n_rows; i++)
+        c->k->silu_mul(c->gate + (size_t)i * n_ff + begin, c->up + (size_t)i * n_ff + begin, end - begin);
+    c->threads[thread].traffic.activation_bytes += 3ull * n_rows * (end - begin) * sizeof(float);
 }
 
 void cpu_op_ffn(struct cpu *c, uint32_t thread, uint32_t layer)
@@ -204,24 +229,10 @@ void cpu_op_ffn(struct cpu *c, uint32_t thread, uint32_t layer)
                                  .formats = formats,
                                  .shared = c->packed},
              &x);
-    cpu_share(c, thread, m->n_ff, ROW_UNIT, &begin, &end);
-    struct product p = {.w = &y->gate,
-                        .data = y->gate.data,
-                        .first = begin,
-                        .end = end,
-                        .x = &x,
-                        .n_tokens = n_rows,
-                        .y = c->gate,
-                        .y_stride = m->n_ff};
-    cpu_product(c, thread, &p);
-    p.w = &y->up;
-    p.data = y->up.data;
-    p.y = c->up;
-    cpu_product(c, thread, &p);
-    for (uint32_t i = 0; i < n_rows && begin < end; i++)
-        c->k->silu_mul(c->gate + (size_t)i * m->n_ff + begin, c->up + (size_t)i * m->n_ff + begin, end - begin);
-    c->threads[thread].traffic.activation_bytes += 3ull * n_rows * (end - begin) * sizeof(float);
-    team_barrier(c->team);
+    struct deal d;
+    for (cpu_deal_begin(c, thread, &y->gate, &d); cpu_deal_next(c, thread, &d, &begin, &end);)
+        gate_rows(c, thread, y, &x, begin, end);
+    cpu_meet(c, thread, &y->down);
     cpu_pack(c, thread,
              &(struct pack_args){.src = c->gate,
                                  .stride = m->n_ff,
@@ -230,7 +241,7 @@ void cpu_op_ffn(struct cpu *c, uint32_t thread, uint32_t layer)
                                  .formats = down_formats,
                                  .shared = c->packed},
              &x);
-    add_product(c, thread, &y->down, &x, NULL);
+    add_product(c, thread, &y->down, &x, NULL, layer + 1 < m->n_layer ? &c->layers[layer + 1].q : &c->output);
 }
 
 void cpu_op_logits(struct cpu *c, uint32_t thread)
@@ -252,15 +263,16 @@ void cpu_op_logits(struct cpu *c, uint32_t thread)
                                  .formats = formats,
                                  .shared = c->packed},
              &x);
-    cpu_share(c, thread, m->n_vocab, ROW_UNIT, &begin, &end);
-    cpu_product(c, thread,
-                &(struct product){.w = &c->output,
-                                  .data = c->output.data,
-                                  .first = begin,
-                                  .end = end,
-                                  .x = &x,
-                                  .n_tokens = c->step.n_outputs,
-                                  .y = c->logits,
-                                  .y_stride = m->n_vocab});
+    struct deal d;
+    for (cpu_deal_begin(c, thread, &c->output, &d); cpu_deal_next(c, thread, &d, &begin, &end);)
+        cpu_product(c, thread,
+                    &(struct product){.w = &c->output,
+                                      .data = c->output.data,
+                                      .first = begin,
+                                      .end = end,
+                                      .x = &x,
+                                      .n_tokens = c->step.n_outputs,
+                                      .y = c->logits,
+                                      .y_stride = m->n_vocab});
     team_barrier(c->team);
 }

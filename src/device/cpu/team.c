@@ -16,6 +16,7 @@
 /* A pause is 10 to 50 ns: regions of a step follow each other within the first limit, steps often within the second. */
 #define SPINS_IN_STEP 4000
 #define SPINS_BETWEEN_STEPS 1000
+#define MAX_ASK_BYTES ((size_t)128 << 10)
 
 /* A word that threads wait on until it changes. */
 struct gate {
@@ -84,10 +85,18 @@ static void gate_set(struct gate *g, unsigned value)
 
 void team_barrier(struct team *t)
 {
+    team_barrier_asking(t, NULL, 0);
+}
+
+void team_barrier_asking(struct team *t, const void *next, size_t n_bytes)
+{
     if (t->n_threads == 1)
         return;
     unsigned old = atomic_load_explicit(&t->barrier.value, memory_order_relaxed);
     if (atomic_fetch_add_explicit(&t->arrived, 1, memory_order_acq_rel) + 1 < t->n_threads) {
+        const char *p = next, *end = p + (n_bytes < MAX_ASK_BYTES ? n_bytes : MAX_ASK_BYTES);
+        for (; p < end && atomic_load_explicit(&t->barrier.value, memory_order_acquire) == old; p += 64)
+            __builtin_prefetch(p, 0, 2);
         gate_wait(&t->barrier, old, t->spins_in_step);
         return;
     }

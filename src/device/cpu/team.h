@@ -46,4 +46,7 @@ void team_run(struct team *t, void (*fn)(void *user, uint32_t thread), void *use
 /* Called by every worker of the team, from within fn. What was written before is visible after. */
 void team_barrier(struct team *t);
 
+/* The same; while it waits, a worker asks for what it will read next, for as much as a second-level cache keeps. */
+void team_barrier_asking(struct team *t, const void *next, size_t n_bytes);
+
 #endif

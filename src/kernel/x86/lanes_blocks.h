@@ -21,6 +21,8 @@
 /* So many tokens go through all rows together, their activations in a second-level cache. */
 #define BLOCK_TOKENS 64
 #define PIECE_CELLS 16
+#define SEGMENT_BLOCKS (SEGMENT_COLS / 32)
+#define FEW_BYTES ((size_t)128 << 10) /* of activations of all segments */
 
 /* ---- activations ---- */
 
@@ -56,24 +58,21 @@ INLINE size_t act_token_bytes(enum tensor_type t)
     return SEGMENT_CELLS * ACT_Q8_BLOCKS * act_bytes(t);
 }
 
-/* Straight to its place: a struct built on the stack would be read before its parts have arrived there. */
 INLINE void act_put(enum tensor_type t, const struct act_q8 *g, uint32_t b, uint8_t *out)
 {
-    const int32_t start = -code_offset(t) * g->sum[b];
-    const float of_min = g->d[b] * (float)g->sum[b];
+    struct act_block narrow = {.d = g->d[b], .start = -code_offset(t) * g->sum[b]};
+    memcpy(narrow.q, g->q + 16 * b, 16);
+    memcpy(narrow.q + 16, g->q + 64 + 16 * b, 16);
+    if (has_min(t))
+        narrow.of_min = g->d[b] * (float)g->sum[b];
     if (is_wide(t)) {
-        const __m128i order = _mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
-        UNROLL for (uint32_t half = 0; half < 2; half++)
-        {
-            const __m128i q = _mm_loadu_si128((const void *)(g->q + 64 * half + 16 * b));
-            _mm256_storeu_si256((void *)(out + 32 * half), _mm256_cvtepi8_epi16(_mm_shuffle_epi8(q, order)));
-        }
+        struct act_block_wide wide = {.d = narrow.d, .start = narrow.start};
+        for (int i = 0; i < 32; i++)
+            wide.q[i] = narrow.q[(i & ~3) | (i & 1) << 1 | (i >> 1 & 1)];
+        memcpy(out, &wide, sizeof wide);
     } else {
-        memcpy(out, g->q + 16 * b, 16);
-        memcpy(out + 16, g->q + 64 + 16 * b, 16);
+        memcpy(out, &narrow, sizeof narrow);
     }
-    memcpy(out + act_d_at(t), &g->d[b], sizeof(float));
-    memcpy(out + act_d_at(t) + sizeof(float), has_min(t) ? (const void *)&of_min : &start, sizeof(int32_t));
 }
 
 /* Tile i of n_tiles takes tokens [tile_first(i), tile_first(i + 1)) of n. */
@@ -307,23 +306,43 @@ INLINE void segment_group(enum tensor_type t, const struct matmul_args *a, struc
     }
 }
 
-INLINE void matmul_lanes(enum tensor_type t, const struct matmul_args *a)
+/* Segments [at, at + n_blocks) of all rows with n tokens. */
+INLINE void multiply_segments(enum tensor_type t, const struct matmul_args *a, uint32_t at, uint32_t n_blocks,
+                              uint32_t token, uint32_t n)
 {
-    const uint32_t n_blocks = a->n_cols / 32, segment_blocks = SEGMENT_COLS / 32;
+    const uint32_t n_tiles = (n + TILE_TOKENS - 1) / TILE_TOKENS;
+    const size_t group_bytes = LANES * a->w_row_bytes, x_bytes = n * act_token_bytes(t);
     vf *state = a->scratch;
     uint8_t *x = (uint8_t *)a->scratch + sizeof(float) * LANES * 4 * BLOCK_TOKENS;
-    for (uint32_t at = 0; at < n_blocks; at += segment_blocks) {
-        const uint32_t left = n_blocks - at, n = left < segment_blocks ? left : segment_blocks;
+    for (uint32_t s = 0, rest; s < n_blocks; s += SEGMENT_BLOCKS) {
+        rest = n_blocks - s < SEGMENT_BLOCKS ? n_blocks - s : SEGMENT_BLOCKS;
+        act_lay_out(t, (const uint8_t *)a->x + token * a->x_row_bytes + (at + s) / 4 * sizeof(struct act_q8),
+                    a->x_row_bytes, (rest + 3) / 4, n, n_tiles, x + s / SEGMENT_BLOCKS * x_bytes);
+    }
+    const uint8_t *group = (const uint8_t *)a->w + at * group_block_bytes(t);
+    for (uint32_t row = 0; row < a->n_rows; row += LANES, group += group_bytes) {
+        for (uint32_t s = 0; s < n_blocks; s += SEGMENT_BLOCKS) {
+            const uint32_t rest = n_blocks - s < SEGMENT_BLOCKS ? n_blocks - s : SEGMENT_BLOCKS;
+            const struct piece p = {.w = group + s * group_block_bytes(t), .adds = at + s > 0};
+            const uint8_t *next = s + rest < n_blocks       ? p.w + rest * group_block_bytes(t)
+                                  : row + LANES < a->n_rows ? group + group_bytes
+                                                            : NULL;
+            segment_group(t, a, p, next, x + s / SEGMENT_BLOCKS * x_bytes, rest, n, n_tiles, state,
+                          a->y + token * a->y_stride + row);
+        }
+    }
+}
+
+/* Of few tokens, all segments of a group before the next group, so that memory is read in its order. */
+INLINE void matmul_lanes(enum tensor_type t, const struct matmul_args *a)
+{
+    const uint32_t n_blocks = a->n_cols / 32, n_segments = (n_blocks + SEGMENT_BLOCKS - 1) / SEGMENT_BLOCKS;
+    const uint32_t step = n_segments * a->n_tokens * act_token_bytes(t) <= FEW_BYTES ? n_blocks : SEGMENT_BLOCKS;
+    for (uint32_t at = 0; at < n_blocks; at += step) {
+        const uint32_t n = n_blocks - at < step ? n_blocks - at : step;
         for (uint32_t token = 0; token < a->n_tokens; token += BLOCK_TOKENS) {
-            const uint32_t rest = a->n_tokens - token, n_t = rest < BLOCK_TOKENS ? rest : BLOCK_TOKENS;
-            const uint32_t n_tiles = (n_t + TILE_TOKENS - 1) / TILE_TOKENS;
-            act_lay_out(t, (const uint8_t *)a->x + token * a->x_row_bytes + at / 4 * sizeof(struct act_q8),
-                        a->x_row_bytes, (n + 3) / 4, n_t, n_tiles, x);
-            const size_t group_bytes = LANES * a->w_row_bytes;
-            struct piece p = {.w = (const uint8_t *)a->w + at * group_block_bytes(t), .adds = at > 0};
-            for (uint32_t row = 0; row < a->n_rows; row += LANES, p.w += group_bytes)
-                segment_group(t, a, p, row + LANES < a->n_rows ? p.w + group_bytes : NULL, x, n, n_t, n_tiles, state,
-                              a->y + token * a->y_stride + row);
+            const uint32_t rest = a->n_tokens - token;
+            multiply_segments(t, a, at, n, token, rest < BLOCK_TOKENS ? rest : BLOCK_TOKENS);
         }
     }
 }
