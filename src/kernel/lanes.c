@@ -70,9 +70,9 @@ INLINE words gather_bits(words v)
     return swap_bits(swap_bits(v, 0x00aa00aa, 7), 0x0000cccc, 14);
 }
 
-INLINE words changed(enum change how, bool back, words v)
+INLINE words changed(enum change how, words v)
 {
-    return how == AS_IS ? v : how == OFFSET_128 ? v ^ 0x80808080 : back ? gather_bits(v) : spread_bits(v);
+    return how == AS_IS ? v : how == OFFSET_128 ? v ^ 0x80808080 : spread_bits(v);
 }
 
 INLINE words load(const unsigned char *p)
@@ -88,11 +88,10 @@ INLINE void store(unsigned char *p, words v)
 }
 
 /* Four words of four rows, transposed. */
-INLINE void transpose(enum change how, bool back, const unsigned char *in, size_t in_stride, unsigned char *out,
-                      size_t out_stride)
+INLINE void transpose(enum change how, const unsigned char *in, size_t in_stride, unsigned char *out, size_t out_stride)
 {
-    const words a = changed(how, back, load(in)), b = changed(how, back, load(in + in_stride));
-    const words c = changed(how, back, load(in + 2 * in_stride)), d = changed(how, back, load(in + 3 * in_stride));
+    const words a = changed(how, load(in)), b = changed(how, load(in + in_stride));
+    const words c = changed(how, load(in + 2 * in_stride)), d = changed(how, load(in + 3 * in_stride));
     const words ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
     store(out, __builtin_shufflevector(ab, cd, 0, 1, 4, 5));
     store(out + out_stride, __builtin_shufflevector(ab, cd, 2, 3, 6, 7));
@@ -108,16 +107,10 @@ INLINE void unit_to_lanes(const unsigned char *rows, size_t row_bytes, size_t si
         memcpy(lanes + r * size, rows + r * row_bytes, size);
 }
 
-INLINE void unit_to_rows(const unsigned char *lanes, size_t size, unsigned char *rows, size_t row_bytes)
-{
-    for (uint32_t r = 0; r < LANES; r++)
-        memcpy(rows + r * row_bytes, lanes + r * size, size);
-}
-
-INLINE void change_unit(enum change how, bool back, const unsigned char *in, unsigned char *out)
+INLINE void change_unit(enum change how, unsigned char *lanes)
 {
     for (uint32_t r = 0; r < LANES; r += WORDS)
-        store(out + 4 * r, changed(how, back, load(in + 4 * r)));
+        store(lanes + 4 * r, changed(how, load(lanes + 4 * r)));
 }
 
 /* A field of words of a block of 16 rows; `how` is a constant. */
@@ -127,26 +120,11 @@ INLINE void words_to_lanes(enum change how, uint32_t n_units, const unsigned cha
     uint32_t u = 0;
     for (; u + WORDS <= n_units; u += WORDS) {
         for (uint32_t r = 0; r < LANES; r += WORDS)
-            transpose(how, false, rows + r * row_bytes + 4 * u, row_bytes, lanes + (u * LANES + r) * 4, LANES * 4);
+            transpose(how, rows + r * row_bytes + 4 * u, row_bytes, lanes + (u * LANES + r) * 4, LANES * 4);
     }
     for (; u < n_units; u++) {
         unit_to_lanes(rows + 4 * u, row_bytes, 4, lanes + u * LANES * 4);
-        change_unit(how, false, lanes + u * LANES * 4, lanes + u * LANES * 4);
-    }
-}
-
-INLINE void words_to_rows(enum change how, uint32_t n_units, const unsigned char *lanes, unsigned char *rows,
-                          size_t row_bytes)
-{
-    uint32_t u = 0;
-    for (; u + WORDS <= n_units; u += WORDS) {
-        for (uint32_t r = 0; r < LANES; r += WORDS)
-            transpose(how, true, lanes + (u * LANES + r) * 4, LANES * 4, rows + r * row_bytes + 4 * u, row_bytes);
-    }
-    for (; u < n_units; u++) {
-        unsigned char unit[LANES * 4];
-        change_unit(how, true, lanes + u * LANES * 4, unit);
-        unit_to_rows(unit, 4, rows + 4 * u, row_bytes);
+        change_unit(how, lanes + u * LANES * 4);
     }
 }
 
@@ -164,26 +142,12 @@ static void field_to_lanes(const struct field *f, const unsigned char *rows, siz
         words_to_lanes(SPREAD_BITS, f->n_units, rows, row_bytes, lanes);
 }
 
-static void field_to_rows(const struct field *f, const unsigned char *lanes, unsigned char *rows, size_t row_bytes)
-{
-    if (f->unit == 1)
-        unit_to_rows(lanes, 1, rows, row_bytes);
-    else if (f->unit == 2)
-        unit_to_rows(lanes, 2, rows, row_bytes);
-    else if (f->change == AS_IS)
-        words_to_rows(AS_IS, f->n_units, lanes, rows, row_bytes);
-    else if (f->change == OFFSET_128)
-        words_to_rows(OFFSET_128, f->n_units, lanes, rows, row_bytes);
-    else
-        words_to_rows(SPREAD_BITS, f->n_units, lanes, rows, row_bytes);
-}
-
 /* A word of a row, back from its lane. */
 static void change_word(enum change how, unsigned char *p)
 {
     words v = {0};
     memcpy(&v, p, sizeof v[0]);
-    v = changed(how, true, v);
+    v = how == OFFSET_128 ? v ^ 0x80808080 : gather_bits(v);
     memcpy(p, &v, sizeof v[0]);
 }
 
@@ -211,22 +175,6 @@ void lanes_pack(enum tensor_type t, const void *rows, size_t row_bytes, uint32_t
                 field_to_lanes(f, in + (size_t)b * info->block_bytes + f->offset, row_bytes, out);
         }
         in += (size_t)n * info->block_bytes;
-        at += n;
-    }
-}
-
-void lanes_unpack(enum tensor_type t, const void *cells, uint32_t n_cols, void *rows, size_t row_bytes)
-{
-    const struct tensor_type_info *info = tensor_type_info((uint32_t)t);
-    const unsigned char *in = cells;
-    unsigned char *out = rows;
-    for (uint32_t at = 0; at < n_cols / info->block_elements;) {
-        const uint32_t n = cell_blocks(info, n_cols, at);
-        for (const struct field *f = fields[t]; f->unit; f++) {
-            for (uint32_t b = 0; b < n; b++, in += field_bytes(f))
-                field_to_rows(f, in, out + (size_t)b * info->block_bytes + f->offset, row_bytes);
-        }
-        out += (size_t)n * info->block_bytes;
         at += n;
     }
 }

@@ -37,10 +37,6 @@
 /* Sixteen rows of n_cols elements, row_bytes apart, into a group. They do not overlap. */
 void lanes_pack(enum tensor_type t, const void *rows, size_t row_bytes, uint32_t n_cols, void *group);
 
-/* The way back, of the first n_cols of a group, or of those from a whole cell on: a cell has 16 times the bytes that it
- * takes of a row. */
-void lanes_unpack(enum tensor_type t, const void *cells, uint32_t n_cols, void *rows, size_t row_bytes);
-
 /* Row `row` of a group, as it was. */
 void lanes_unpack_row(enum tensor_type t, const void *group, uint32_t n_cols, uint32_t row, void *out);
 

@@ -35,21 +35,21 @@ struct tile_config {
 };
 static_assert(sizeof(struct tile_config) == 64, "LDTILECFG");
 
-/* A: 16 weight rows of k_bytes; B: the same k of n_tokens tokens; C: 16 x n_tokens. */
-static inline struct tile_config tile_shapes(uint32_t k_bytes, uint32_t n_tokens)
+/* A: n_rows of k_bytes; B: k_bytes of n_cols columns; C: n_rows x n_cols. */
+static inline struct tile_config tile_shapes(uint32_t n_rows, uint32_t k_bytes, uint32_t n_cols)
 {
     struct tile_config c = {.palette = 1};
     for (int i = TILE_C0; i <= TILE_C3; i++) {
-        c.rows[i] = TILE_ROWS;
-        c.row_bytes[i] = (uint16_t)(4 * n_tokens);
+        c.rows[i] = (uint8_t)n_rows;
+        c.row_bytes[i] = (uint16_t)(4 * n_cols);
     }
     for (int i = TILE_A0; i <= TILE_A1; i++) {
-        c.rows[i] = TILE_ROWS;
+        c.rows[i] = (uint8_t)n_rows;
         c.row_bytes[i] = (uint16_t)k_bytes;
     }
     for (int i = TILE_B0; i <= TILE_B1; i++) {
         c.rows[i] = (uint8_t)(k_bytes / 4);
-        c.row_bytes[i] = (uint16_t)(4 * n_tokens);
+        c.row_bytes[i] = (uint16_t)(4 * n_cols);
     }
     return c;
 }
@@ -80,7 +80,7 @@ static inline void tile_end(void)
 #define tile_store(n, p, stride) TILE_STORE(n, p, stride)
 #define tile_zero(n) TILE_ZERO(n)
 #define tile_dot_s8(c, a, b) TILE_DOT(tdpbssd, c, a, b)
-#define tile_dot_u8s8(c, a, b) TILE_DOT(tdpbusd, c, a, b)
+#define tile_dot_s8u8(c, a, b) TILE_DOT(tdpbsud, c, a, b)
 #define tile_dot_bf16(c, a, b) TILE_DOT(tdpbf16ps, c, a, b)
 
 #else

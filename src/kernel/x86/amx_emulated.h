@@ -1,5 +1,5 @@
 /* What AMX instructions do, in plain C, after Intel's Software Developer's Manual, volume 2 (LDTILECFG, TILELOADD,
- * TDPBSSD, TDPBUSD, TDPBF16PS). Included by amx.h. What would raise an exception fails an assertion. */
+ * TDPBSSD, TDPBSUD, TDPBF16PS). Included by amx.h. What would raise an exception fails an assertion. */
 #ifndef WEIR_KERNEL_X86_AMX_EMULATED_H
 #define WEIR_KERNEL_X86_AMX_EMULATED_H
 
@@ -56,7 +56,7 @@ static inline void tile_check(int c, int a, int b)
            f->row_bytes[b] == f->row_bytes[c] && c != a && c != b && a != b);
 }
 
-static inline void tile_dot_bytes(int c, int a, int b, int unsigned_a)
+static inline void tile_dot_bytes(int c, int a, int b, int unsigned_b)
 {
     tile_check(c, a, b);
     const size_t n = amx.config.row_bytes[c] / 4, k = amx.config.rows[b];
@@ -66,8 +66,8 @@ static inline void tile_dot_bytes(int c, int a, int b, int unsigned_a)
         for (size_t i = 0; i < k; i++) {
             for (size_t j = 0; j < n; j++) {
                 for (size_t l = 0; l < 4; l++) {
-                    const uint8_t w = amx.tile[a][m][4 * i + l];
-                    sum[j] += (unsigned_a ? w : (int8_t)w) * (int8_t)amx.tile[b][i][4 * j + l];
+                    const uint8_t w = amx.tile[b][i][4 * j + l];
+                    sum[j] += (int8_t)amx.tile[a][m][4 * i + l] * (unsigned_b ? w : (int8_t)w);
                 }
             }
         }
@@ -80,7 +80,7 @@ static inline void tile_dot_s8(int c, int a, int b)
     tile_dot_bytes(c, a, b, 0);
 }
 
-static inline void tile_dot_u8s8(int c, int a, int b)
+static inline void tile_dot_s8u8(int c, int a, int b)
 {
     tile_dot_bytes(c, a, b, 1);
 }

@@ -326,7 +326,7 @@ INLINE void tile_attend(const struct tiles *t, uint32_t query, uint32_t n_q, uin
     memset(t->sum, 0, (size_t)n_q * 16 * sizeof *t->sum);
     for (uint32_t i = 0; i < BLOCK_QUERIES; i++)
         t->top[i] = -INFINITY;
-    const struct tile_config shapes = tile_shapes(64, 16);
+    const struct tile_config shapes = tile_shapes(TILE_ROWS, 64, 16);
     tile_begin(&shapes);
     for (uint32_t part = first / PART_TOKENS; part * PART_TOKENS < last; part++) {
         const uint32_t begin = max_u32(first, part * PART_TOKENS), end = min_u32(last, (part + 1) * PART_TOKENS);

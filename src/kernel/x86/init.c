@@ -40,7 +40,7 @@ void kernels_init_bf16(struct kernels *k)
 void kernels_init_amx(struct kernels *k)
 {
     x86_attention_amx(k);
-    x86_blocks_amx(k);
-    x86_supers_amx(k);
+    x86_lanes_blocks_amx(k);
+    x86_lanes_supers_amx(k);
     x86_prompt_amx(k);
 }

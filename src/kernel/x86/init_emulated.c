@@ -4,7 +4,7 @@
 void kernels_init_amx_emulated(struct kernels *k)
 {
     x86_attention_amx_emulated(k);
-    x86_blocks_amx_emulated(k);
-    x86_supers_amx_emulated(k);
+    x86_lanes_blocks_amx_emulated(k);
+    x86_lanes_supers_amx_emulated(k);
     x86_prompt_amx_emulated(k);
 }

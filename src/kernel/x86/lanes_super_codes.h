@@ -14,9 +14,10 @@
 #endif
 #include "kernel/x86/types.h"
 
-#if defined __AVX512VNNI__
+/* Whether four products of bytes are summed to 32 bits at once. Defined before, by a file that multiplies otherwise. */
+#if !defined HAS_DOT && defined __AVX512VNNI__
 #define HAS_DOT 1
-#else
+#elif !defined HAS_DOT
 #define HAS_DOT 0
 #endif
 

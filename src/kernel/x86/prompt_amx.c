@@ -191,7 +191,7 @@ static struct prompt_type types[TENSOR_TYPE_COUNT];
 
 static void multiply_prompt(const struct matmul_args *a, enum tensor_type t)
 {
-    const struct tile_config shapes = tile_shapes(64, 16);
+    const struct tile_config shapes = tile_shapes(TILE_ROWS, 64, 16);
     struct job j = {
         .a = a, .type = &types[t], .s = a->scratch, .all = (a->n_cols + PROMPT_STEP_COLS - 1) / PROMPT_STEP_COLS};
     const uint32_t segment = j.all < SEGMENT_STEPS ? j.all : SEGMENT_STEPS;

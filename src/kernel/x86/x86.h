@@ -40,11 +40,11 @@ void x86_supers_vnni(struct kernels *k);
 void x86_lanes_blocks_vnni(struct kernels *k);
 void x86_lanes_supers_avx512(struct kernels *k);
 void x86_lanes_supers_vnni(struct kernels *k);
-void x86_blocks_amx(struct kernels *k);
-void x86_supers_amx(struct kernels *k);
+void x86_lanes_blocks_amx(struct kernels *k);
+void x86_lanes_supers_amx(struct kernels *k);
 void x86_prompt_amx(struct kernels *k);
-void x86_blocks_amx_emulated(struct kernels *k);
-void x86_supers_amx_emulated(struct kernels *k);
+void x86_lanes_blocks_amx_emulated(struct kernels *k);
+void x86_lanes_supers_amx_emulated(struct kernels *k);
 void x86_prompt_amx_emulated(struct kernels *k);
 
 #endif

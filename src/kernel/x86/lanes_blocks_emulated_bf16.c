@@ -1,3 +1,3 @@
 /* The tile kernels on emulated tiles, for the checker (kernels_init_amx_emulated). */
 #define AMX_EMULATED
-#include "kernel/x86/blocks_amx.c"
+#include "kernel/x86/lanes_blocks_amx.c"
