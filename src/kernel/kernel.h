@@ -134,10 +134,11 @@ struct kernels {
  * ACT_Q8K). */
 size_t act_row_bytes(enum act_format f, uint32_t n);
 
-/* Bytes of one token among those of its tiles. n: columns, rounded up to whole tiles. */
+/* Bytes of one token among those of its tiles, n columns. One tile more than there are: else those of tokens, a power of two
+ * apart, would share few sets of a cache. */
 static inline size_t prompt_row_bytes(uint32_t parts, uint32_t n)
 {
-    return ((size_t)n + 31) / 32 * 64 * parts;
+    return (((size_t)n + 31) / 32 * parts + 1) * 64;
 }
 #define PROMPT_TILE_TOKENS 16
 #define PROMPT_TILE_LINE_BYTES 64 /* one token of a tile */

@@ -41,6 +41,8 @@ static inline void tile_load(int n, const void *p, size_t stride)
         memcpy(amx.tile[n][r], (const uint8_t *)p + r * stride, amx.config.row_bytes[n]);
 }
 
+#define tile_load_stream tile_load
+
 static inline void tile_store(int n, void *p, size_t stride)
 {
     assert(amx.config.palette == 1 && amx.config.rows[n]);

@@ -4,7 +4,7 @@
  * tokens pass by, 32 at a time: four sums of 16 x 16 stay in tiles over these columns, two tiles of tokens and two of rows
  * are loaded for four tile products, each of 16 cycles. The activations of up to 512 tokens by 1,024 columns (1 MB) stay in
  * a second-level cache while all rows pass by; sums rest in scratch between cuts and in y between such segments, where no
- * bit of theirs is lost. So the order of summation is that of the columns, for any number of rows and tokens.
+ * bit of theirs is lost. Tiles of tokens are loaded with a hint not to displace the weights. So the order of summation is that of the columns, for any number of rows and tokens.
  *
  * While tiles multiply, memory would idle: the next cut's weights are asked for piece by piece meanwhile.
  */
@@ -69,7 +69,7 @@ static void ask(struct ahead *h, uint32_t share)
 /* One or two tiles of tokens by one or two of rows; A0 and A1 are tokens, C0 and C1 the sums of A0. */
 #define STEP(x0, x1, w0, w1)                                                                                           \
     do {                                                                                                               \
-        tile_load(TILE_A0, x0, 64);                                                                                    \
+        tile_load_stream(TILE_A0, x0, 64);                                                                             \
         tile_load(TILE_B0, w0, 64);                                                                                    \
         tile_dot_bf16(TILE_C0, TILE_A0, TILE_B0);                                                                      \
         if (n_w > 1) {                                                                                                 \
@@ -77,7 +77,7 @@ static void ask(struct ahead *h, uint32_t share)
             tile_dot_bf16(TILE_C1, TILE_A0, TILE_B1);                                                                  \
         }                                                                                                              \
         if (n_x > 1) {                                                                                                 \
-            tile_load(TILE_A1, x1, 64);                                                                                \
+            tile_load_stream(TILE_A1, x1, 64);                                                                         \
             tile_dot_bf16(TILE_C2, TILE_A1, TILE_B0);                                                                  \
             if (n_w > 1)                                                                                               \
                 tile_dot_bf16(TILE_C3, TILE_A1, TILE_B1);                                                              \
@@ -117,7 +117,7 @@ INLINE void multiply_tokens(const struct job *j, uint32_t first, uint32_t n, siz
                             struct ahead *next)
 {
     const uint32_t n_tiles = (j->n_tokens + 15) / 16;
-    const size_t stride = j->all * parts * PROMPT_TILE_BYTES;
+    const size_t stride = 16 * j->a->x_row_bytes;
     const uint8_t *x = j->x + first * parts * PROMPT_TILE_BYTES;
     struct scratch *s = j->s;
     for (uint32_t i = 0; i < n_tiles; i += 2, x += 2 * stride) {

@@ -7,14 +7,15 @@ INLINE void fill_block(enum tensor_type t, const uint8_t *cell, uint32_t b, uint
     const uint8_t *codes = cell + b * code_bytes(t), *high = cell + n_blocks * code_bytes(t);
     const uint8_t *d = high + (has_high(t) ? n_blocks * 64 : 0) + b * scale_bytes(t);
     const vf min = has_min(t) ? load_scales(t, d + n_blocks * scale_bytes(t)) : vf_zero();
-    const struct unit_scale s = unit_scale(code_offset(t), load_scales(t, d), min);
+    const struct unit_kind kind = {code_offset(t) == 128, has_min(t), code_offset(t)};
+    const struct unit_scale s = unit_scale(kind, load_scales(t, d), min);
     const vi h = has_high(t) ? vi_load(high + 64 * b) : vi_zero();
     UNROLL for (int k = 0; k < 4; k++)
     {
         vi low, upper;
         load_codes(t, codes, h, k, &low, &upper);
-        put_unit(low, &s, has_min(t), k, tile);
-        put_unit(upper, &s, has_min(t), k + 4, tile);
+        put_unit(kind, low, &s, k, tile);
+        put_unit(kind, upper, &s, k + 4, tile);
     }
 }
 

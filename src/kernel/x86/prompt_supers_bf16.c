@@ -7,6 +7,7 @@
 INLINE void fill_super(enum tensor_type t, const uint8_t *cell, uint8_t *tiles)
 {
     const int n_of_32 = is_wide(t) ? 1 : 2; /* scales of 32 columns */
+    const struct unit_kind kind = {left_shift(t) || code_offset(t) == 128, has_mins(t), code_offset(t)};
     struct scale_bytes scales;
     vf d, minus_dmin;
     unpack_scales(t, cell, 0, &scales);
@@ -20,9 +21,9 @@ INLINE void fill_super(enum tensor_type t, const uint8_t *cell, uint8_t *tiles)
             const vf scale = vf_mul(d, vf_from_vi(scale_of(t, &scales, k)));
             const vf min =
                 has_mins(t) ? vf_mul(minus_dmin, vf_from_vi(factor(scales.min[k / 4], k % 4, false, 0))) : vf_zero();
-            const struct unit_scale unit = unit_scale(code_offset(t), scale, min);
+            const struct unit_scale unit = unit_scale(kind, scale, min);
             UNROLL for (int u = i * n_units; u < (i + 1) * n_units; u++)
-                put_unit(codes(t, cell, s, u), &unit, has_mins(t), u, tiles + s * PROMPT_TILE_BYTES);
+                put_unit(kind, codes(t, cell, s, u), &unit, u, tiles + s * PROMPT_TILE_BYTES);
         }
     }
 }
