@@ -45,6 +45,12 @@ INLINE bool is_wide(enum tensor_type t)
     return scale_word(t, 1) == 0;
 }
 
+/* Whether the high bits of codes are a field of their own. */
+INLINE bool has_high(enum tensor_type t)
+{
+    return t == TENSOR_Q3_K || t == TENSOR_Q5_K || t == TENSOR_Q6_K;
+}
+
 /* value = code - offset */
 INLINE int code_offset(enum tensor_type t)
 {

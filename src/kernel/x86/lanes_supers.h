@@ -2,7 +2,7 @@
  *
  * A lane is a row. Four codes of each row, a unit, are multiplied with four activations of a token that are broadcast to
  * all lanes; nothing is summed across lanes. A tile is 16 rows and up to TILE_TOKENS tokens over all columns. Each tile
- * unpacks its units again, beside its products, so that nothing is written back.
+ * unpacks its units again, beside its products, so that nothing is written back; for very many tokens they are unpacked once.
  *
  * With VNNI four products are summed to 32 bits, and the sum of a sub-block is multiplied by its scale. Codes with an
  * offset begin at -offset times the sum of the activations. Without VNNI two products are summed to 16 bits, and units are
@@ -15,13 +15,9 @@
 #else
 #define TILE_TOKENS 4
 #endif
-#define PREFETCH_LANES 8192           /* bytes ahead, into the second-level cache */
-#define PREFETCH_FEW 6144             /* the same for one or two tokens */
+#define PREFETCH_FEW 6144             /* bytes ahead of one or two tokens, into the second-level cache */
 #define ACT_BYTES ((size_t)512 << 10) /* of scratch for activations */
 #define PANEL_SUPERS 16               /* unpacked together: 90 KB */
-#ifndef PANEL_TOKENS
-#define PANEL_TOKENS (2 * TILE_TOKENS) /* from so many on */
-#endif
 
 /* ---- activations ---- */
 
@@ -227,12 +223,11 @@ INLINE void end_cell(enum tensor_type t, bool panel, const vf d[HALVES], const v
     }
 }
 
-/* Bytes [begin, end) of what lies ahead into the second-level cache. Not unrolled: the processor's own prefetcher learns
- * from one instruction that goes from line to line; from fifty it learns nothing. */
-INLINE void prefetch(const uint8_t *ahead, size_t begin, size_t end)
+/* Where sub-block s's part begins of the lines of a cell. */
+INLINE size_t share_at(enum tensor_type t, int s)
 {
-    for (size_t at = begin / 64 * 64; at < end / 64 * 64; at += 64)
-        _mm_prefetch((const char *)ahead + at, _MM_HINT_T1);
+    const size_t share = (LANES * super_bytes(t) + 63) / (size_t)scales_of(t);
+    return share * (size_t)s / 64 * 64;
 }
 
 /* For few tokens: a line every six cycles, which is what two multiplications take. Faster, or spread among the products,
@@ -245,23 +240,32 @@ INLINE void prefetch_slowly(const uint8_t *ahead, size_t n_bytes)
     }
 }
 
-/* Few tokens with codes that lie in one field: what the loads ask for is asked for well without help. */
-INLINE bool needs_prefetch(enum tensor_type t, int n_t)
+/* n bytes ahead into the second-level cache. A loop: the processor's own prefetcher learns from one instruction that goes
+ * from line to line; from fifty it learns nothing. And one that compilers don't see: around theirs they keep fewer sums in
+ * registers. */
+INLINE const uint8_t *prefetch_next(const uint8_t *ahead, size_t n)
 {
-    return n_t > 2 || t == TENSOR_Q3_K || t == TENSOR_Q5_K || t == TENSOR_Q6_K;
+    const uint8_t *end = ahead + n;
+    __asm__ volatile("1: prefetcht1 (%0)\n\tadd $64, %0\n\tcmp %1, %0\n\tjb 1b" : "+r"(ahead) : "r"(end) : "cc");
+    return ahead;
 }
 
-/* A cell straight from memory. */
+/* A cell straight from memory. For one or two tokens it is asked for at once, unless its codes lie in one field, which the
+ * loads ask for well without help. */
 INLINE void add_cell(enum tensor_type t, int n_t, struct tile *tile)
 {
     const int n_scales = scales_of(t);
+    const uint8_t *ahead = tile->ahead ? tile->ahead : (const uint8_t *)tile->act; /* which is at hand */
     vf d[HALVES], minus_dmin[HALVES];
-    if (n_t > 2)
-        prefetch(tile->cell + PREFETCH_LANES, 0, LANES * super_bytes(t) + 63);
-    else if (needs_prefetch(t, n_t))
+    if (n_t <= 2 && has_high(t))
         prefetch_slowly(tile->cell + PREFETCH_FEW, LANES * super_bytes(t));
     UNROLL for (int h = 0; h < HALVES; h++) unpack_scales(t, tile->cell + 32 * h, h, &tile->scales[h]);
-    UNROLL for (int s = 0; s < n_scales; s++) add_sub_block(t, false, s, n_t, tile);
+    UNROLL for (int s = 0; s < n_scales; s++)
+    {
+        if (n_t > 2)
+            ahead = prefetch_next(ahead, share_at(t, s + 1) - share_at(t, s));
+        add_sub_block(t, false, s, n_t, tile);
+    }
     load_d(t, tile->cell, d, minus_dmin);
     end_cell(t, false, d, minus_dmin, n_t, tile);
 }
@@ -270,10 +274,10 @@ INLINE void add_panel_cell(enum tensor_type t, int n_t, struct tile *tile)
 {
     const struct panel_cell *p = tile->panel;
     const int n_scales = scales_of(t);
-    const size_t share = LANES * super_bytes(t) / (size_t)n_scales;
     for (int s = 0; s < n_scales; s++) {
         if (tile->ahead)
-            prefetch(tile->ahead, share * (size_t)s, share * (size_t)(s + 1));
+            for (size_t at = share_at(t, s); at < share_at(t, s + 1); at += 64)
+                _mm_prefetch((const char *)tile->ahead + at, _MM_HINT_T1);
         add_sub_block(t, true, s, n_t, tile);
     }
     end_cell(t, true, p->d, p->minus_dmin, n_t, tile);
@@ -313,11 +317,11 @@ INLINE void multiply_tile(enum tensor_type t, bool panel, struct tile tile, uint
         if (panel) {
             add_panel_cell(t, n_t, &tile);
             tile.panel++;
-            tile.ahead = tile.ahead ? tile.ahead + LANES * super_bytes(t) : NULL;
         } else {
             add_cell(t, n_t, &tile);
             tile.cell += LANES * super_bytes(t);
         }
+        tile.ahead = tile.ahead ? tile.ahead + LANES * super_bytes(t) : NULL;
     }
 }
 
@@ -338,7 +342,6 @@ INLINE void multiply_group(enum tensor_type t, struct tile tile, uint32_t n_bloc
         switch (panel && n == TILE_TOKENS ? 0 : n) {
         case 0:
             multiply_tile(t, true, tile, n_blocks, TILE_TOKENS, adds);
-            tile.ahead = NULL;
             break;
             TILE(1)
             TILE(2)
@@ -350,15 +353,22 @@ INLINE void multiply_group(enum tensor_type t, struct tile tile, uint32_t n_bloc
 #endif
         }
 #undef TILE
+        tile.ahead = NULL;
         tile.act += (size_t)n * n_blocks;
         tile.y += n * tile.y_stride;
     }
 }
 
+/* From so many tokens on it pays to unpack a piece once: beside products, unpacking is free where registers suffice. */
+INLINE uint32_t panel_tokens(enum tensor_type t)
+{
+    return HALVES == 1 ? (has_high(t) ? 64 : UINT32_MAX) : has_high(t) ? 8 : 24;
+}
+
 /* Pieces of columns and tokens whose activations stay in the second-level cache go through all groups. */
 INLINE void matmul_lanes_supers(enum tensor_type t, const struct matmul_args *a)
 {
-    const bool many = a->n_tokens >= PANEL_TOKENS;
+    const bool many = a->n_tokens >= panel_tokens(t);
     const uint32_t n_blocks = a->n_cols / 256, most = ACT_BYTES / sizeof(struct lane_act);
     const uint32_t max_piece = many ? PANEL_SUPERS : most / TILE_TOKENS;
     const uint32_t piece = n_blocks < max_piece ? n_blocks : max_piece;
