@@ -4,9 +4,6 @@
  * A group of tokens goes through a block of rows, which the second-level cache holds, segment by segment; chains wait in
  * the scratch from one segment to the next. Meanwhile the next rows are asked for, in equal parts, so that memory is read
  * all the time.
- *
- * Levels without registers for all chains go twice through a segment, with one half of each 16 columns at a time, copied by
- * itself; for many tokens so are the rows, four of them interleaved.
  */
 #ifndef WEIR_KERNEL_X86_DRIVE_FLOATS_H
 #define WEIR_KERNEL_X86_DRIVE_FLOATS_H
@@ -21,21 +18,17 @@
 #define CHAINS 16
 
 #define SEGMENT_COLS 2048
-#define PART_BYTES (SEGMENT_COLS / 2 * sizeof(float))
 #define X_BYTES ((size_t)1440 << 10)
-#define W_BYTES ((size_t)512 << 10)
 #define BLOCK_BYTES ((size_t)256 << 10) /* of weights */
 #define AHEAD_GROUPS 8                  /* of tokens, which ask for the next rows; the others have no need to */
-#define COPY_MIN_GROUPS 8               /* of tokens, from which on copying rows pays */
 #define BLOCK_MAX_TILES 8
 
 /* Four rows by up to MAX_TILE_TOKENS tokens over some columns. */
 struct float_tile {
     const uint8_t *w[FLOAT_ROWS], *x; /* x: the first token's */
-    size_t w_step_bytes, x_row_bytes; /* AVX2: from 16 columns to the next */
+    size_t x_row_bytes;
     uint32_t n_cols, n_tokens;
     bool start, finish;   /* the first columns; the last */
-    uint32_t part;        /* of the chains */
     float *chains;        /* [n_tokens][FLOAT_ROWS][CHAINS], to go on with; aligned to 64 */
     const uint8_t *ahead; /* is asked for meanwhile: every ahead_step bytes, as many times as the tile has lines */
     size_t ahead_step;
@@ -46,7 +39,6 @@ struct float_tile {
 
 struct float_scratch {
     _Alignas(64) uint8_t x[X_BYTES]; /* [segment][token][x_stride] */
-    uint8_t w[W_BYTES];              /* [segment][part][tile][16 columns][FLOAT_ROWS][CHAINS / 2] */
     float chains[BLOCK_MAX_TILES][MAX_TILE_TOKENS * FLOAT_ROWS * CHAINS];
 };
 static_assert(sizeof(struct float_scratch) <= MATMUL_SCRATCH_BYTES, "scratch");
@@ -54,9 +46,7 @@ static_assert(sizeof(struct float_scratch) <= MATMUL_SCRATCH_BYTES, "scratch");
 /* A level's way with a type. */
 struct float_kernel {
     void (*tile)(const struct float_tile *t);
-    uint32_t whole_tokens, group_tokens; /* that a tile takes: with whole rows; with segments */
-    uint32_t n_parts;                    /* a tile with segments sums all chains, or a half of them */
-    uint32_t x_bytes, w_bytes;           /* of an element */
+    uint32_t x_bytes, w_bytes; /* of an element */
 };
 
 struct float_job {
@@ -81,7 +71,6 @@ static inline void drive_whole(const struct matmul_args *a, const struct float_k
 {
     struct float_tile t = {.x = (const uint8_t *)a->x + first_token * a->x_row_bytes,
                            .x_row_bytes = a->x_row_bytes,
-                           .w_step_bytes = CHAINS * k->w_bytes,
                            .n_cols = a->n_cols,
                            .n_tokens = n_tokens,
                            .start = true,
@@ -96,116 +85,43 @@ static inline void drive_whole(const struct matmul_args *a, const struct float_k
     }
 }
 
-/* Eight of each 16 columns are of a part. */
-INLINE void copy_halves(const uint8_t *in, uint32_t n_cols, size_t element_bytes, size_t part_bytes, size_t step_bytes,
-                        uint8_t *out)
-{
-    const size_t half = CHAINS / 2 * element_bytes;
-    for (; n_cols >= CHAINS; n_cols -= CHAINS, in += 2 * half, out += step_bytes) {
-        memcpy(out, in, half);
-        memcpy(out + part_bytes, in + half, half);
-    }
-    if (n_cols) { /* filled up with zeros */
-        uint8_t rest[CHAINS * sizeof(float)] = {0};
-        memcpy(rest, in, n_cols * element_bytes);
-        memcpy(out, rest, half);
-        memcpy(out + part_bytes, rest + half, half);
-    }
-}
-
-/* The rows of a tile, for levels that sum halves of the chains: so that a tile reads one sequence of bytes. */
-INLINE void copy_rows(const struct float_job *j, const struct float_tile *t, size_t w_bytes, size_t part_bytes,
-                      uint8_t *out)
-{
-    const size_t step_bytes = FLOAT_ROWS * CHAINS / 2 * w_bytes;
-    for (uint32_t i = 0; i < j->n_segments; i++, out += 2 * part_bytes) {
-        const uint32_t col = i * SEGMENT_COLS, left = j->a->n_cols - col;
-        for (uint32_t r = 0; r < FLOAT_ROWS; r++)
-            copy_halves(t->w[r] + col * w_bytes, left < SEGMENT_COLS ? left : SEGMENT_COLS, w_bytes, part_bytes,
-                        step_bytes, out + r * CHAINS / 2 * w_bytes);
-    }
-}
-
-/* Tile q of rows [row, end): where its weights lie. */
-INLINE void set_tile(const struct float_job *j, uint32_t row, uint32_t end, uint32_t q, uint32_t segment, bool copied,
-                     struct float_tile *t)
-{
-    const struct matmul_args *a = j->a;
-    const uint32_t r = row + q * FLOAT_ROWS;
-    const size_t w_bytes = j->k->w_bytes;
-    t->chains = ((struct float_scratch *)a->scratch)->chains[q];
-    set_rows((const uint8_t *)a->w + r * a->w_row_bytes + (size_t)segment * SEGMENT_COLS * w_bytes, a->w_row_bytes,
-             end - r, t);
-    if (!copied) {
-        t->w_step_bytes = CHAINS * w_bytes;
-        for (uint32_t i = 0; i < FLOAT_ROWS; i++)
-            t->w[i] += t->part * CHAINS / 2 * w_bytes;
-        return;
-    }
-    const size_t tile_bytes = FLOAT_ROWS * SEGMENT_COLS / 2 * w_bytes;
-    const uint32_t n_quads = (end - row + FLOAT_ROWS - 1) / FLOAT_ROWS;
-    t->w_step_bytes = FLOAT_ROWS * CHAINS / 2 * w_bytes;
-    for (uint32_t i = 0; i < FLOAT_ROWS; i++)
-        t->w[i] = ((struct float_scratch *)a->scratch)->w + ((segment * 2 + t->part) * n_quads + q) * tile_bytes +
-                  i * CHAINS / 2 * w_bytes;
-}
-
 /* Rows [row, end), with all tokens of the block. */
 static inline void drive_rows(const struct float_job *j, uint32_t row, uint32_t end)
 {
     const struct matmul_args *a = j->a;
     struct float_scratch *s = a->scratch;
-    const uint32_t n_groups = (j->n_tokens + j->k->group_tokens - 1) / j->k->group_tokens;
+    const uint32_t n_groups = (j->n_tokens + MAX_TILE_TOKENS - 1) / MAX_TILE_TOKENS;
     const uint32_t n_quads = (end - row + FLOAT_ROWS - 1) / FLOAT_ROWS;
     const uint32_t n_ahead = n_groups < AHEAD_GROUPS ? n_groups : AHEAD_GROUPS;
     struct float_tile t = {.x_row_bytes = j->x_stride,
                            .y_stride = a->y_stride,
                            .ahead = (const uint8_t *)a->w + end * a->w_row_bytes,
                            .ahead_step = end < a->n_rows ? (64 + n_ahead - 1) / n_ahead : 0};
-    const size_t segment_bytes = (size_t)FLOAT_ROWS * SEGMENT_COLS * j->k->w_bytes;
-    const size_t tile_lines = segment_bytes / 64 / j->k->n_parts;
-    const bool copied =
-        j->k->n_parts == 2 && n_groups >= COPY_MIN_GROUPS && n_quads * j->n_segments * segment_bytes <= sizeof s->w;
-    for (uint32_t q = 0; copied && q < n_quads; q++) {
-        set_tile(j, row, end, q, 0, false, &t);
-        uint8_t *out = s->w + q * segment_bytes / 2;
-        if (j->k->w_bytes == 2)
-            copy_rows(j, &t, 2, n_quads * segment_bytes / 2, out);
-        else
-            copy_rows(j, &t, 4, n_quads * segment_bytes / 2, out);
-    }
+    const size_t segment_bytes = (size_t)SEGMENT_COLS * j->k->w_bytes;
     for (uint32_t g = 0; g < n_groups; g++) {
         const uint32_t first = j->n_tokens * g / n_groups;
         t.n_tokens = j->n_tokens * (g + 1) / n_groups - first;
-        for (uint32_t i = 0; i < j->n_segments * j->k->n_parts; i++) {
-            const uint32_t segment = i / j->k->n_parts, left = a->n_cols - segment * SEGMENT_COLS;
-            t.part = i % j->k->n_parts;
-            t.x = s->x + (segment * j->n_tokens + first) * j->x_stride + t.part * PART_BYTES;
+        for (uint32_t segment = 0; segment < j->n_segments; segment++) {
+            const uint32_t left = a->n_cols - segment * SEGMENT_COLS;
+            t.x = s->x + (segment * j->n_tokens + first) * j->x_stride;
             if (g >= n_ahead) { /* all is asked for; ask for what is near */
                 t.ahead = t.x;
                 t.ahead_step = 0;
             }
             t.start = segment == 0;
-            t.finish = i + 1 == j->n_segments * j->k->n_parts;
-            t.n_cols = left >= SEGMENT_COLS ? SEGMENT_COLS : copied ? (left + CHAINS - 1) / CHAINS * CHAINS : left;
+            t.finish = segment + 1 == j->n_segments;
+            t.n_cols = left < SEGMENT_COLS ? left : SEGMENT_COLS;
             for (uint32_t q = 0; q < n_quads; q++) {
-                set_tile(j, row, end, q, segment, copied, &t);
-                t.y = a->y + (j->first_token + first) * a->y_stride + row + q * FLOAT_ROWS;
+                const uint32_t r = row + q * FLOAT_ROWS;
+                t.chains = s->chains[q];
+                set_rows((const uint8_t *)a->w + r * a->w_row_bytes + segment * segment_bytes, a->w_row_bytes, end - r,
+                         &t);
+                t.y = a->y + (j->first_token + first) * a->y_stride + r;
                 j->k->tile(&t);
-                t.ahead += tile_lines * t.ahead_step;
+                t.ahead += FLOAT_ROWS * segment_bytes / 64 * t.ahead_step;
             }
         }
     }
-}
-
-/* n columns of a token: as they are, or each half of the chains by itself, filled up with zeros. */
-INLINE void copy_segment(const struct float_job *j, const uint8_t *x, uint32_t n, uint8_t *out)
-{
-    if (j->k->n_parts == 1) {
-        memcpy(out, x, (size_t)n * j->k->x_bytes);
-        return;
-    }
-    copy_halves(x, n, sizeof(float), PART_BYTES, CHAINS / 2 * sizeof(float), out);
 }
 
 static inline void copy_tokens(const struct float_job *j)
@@ -216,7 +132,7 @@ static inline void copy_tokens(const struct float_job *j)
         const uint32_t first = i * SEGMENT_COLS, left = a->n_cols - first;
         const uint8_t *x = (const uint8_t *)a->x + j->first_token * a->x_row_bytes + (size_t)first * j->k->x_bytes;
         for (uint32_t t = 0; t < j->n_tokens; t++, out += j->x_stride, x += a->x_row_bytes)
-            copy_segment(j, x, left < SEGMENT_COLS ? left : SEGMENT_COLS, out);
+            memcpy(out, x, (left < SEGMENT_COLS ? left : SEGMENT_COLS) * (size_t)j->k->x_bytes);
     }
 }
 
@@ -229,11 +145,11 @@ static inline void drive_floats(const struct matmul_args *a, const struct float_
     const size_t fit_tokens = X_BYTES / j.x_stride / j.n_segments, fit_rows = BLOCK_BYTES / a->w_row_bytes;
     const size_t quads = fit_rows / FLOAT_ROWS < BLOCK_MAX_TILES ? fit_rows / FLOAT_ROWS : BLOCK_MAX_TILES;
     const uint32_t step_rows = FLOAT_ROWS * (quads ? (uint32_t)quads : 1);
-    const uint32_t step_tokens = fit_tokens ? (uint32_t)fit_tokens : k->whole_tokens;
+    const uint32_t step_tokens = fit_tokens ? (uint32_t)fit_tokens : MAX_TILE_TOKENS;
     for (uint32_t i = 0; i < a->n_tokens; i += j.n_tokens) {
         j.first_token = i;
         j.n_tokens = a->n_tokens - i < step_tokens ? a->n_tokens - i : step_tokens;
-        if (j.n_tokens <= k->whole_tokens) {
+        if (j.n_tokens <= MAX_TILE_TOKENS) {
             drive_whole(a, k, i, j.n_tokens);
             continue;
         }

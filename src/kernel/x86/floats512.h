@@ -6,8 +6,6 @@
 #include "kernel/x86/drive_floats.h"
 #include "kernel/x86/simd512.h"
 
-#define TILE_TOKENS 6
-
 /* What is multiplied: a weight type with float32, or pairs of bfloat16. */
 enum operands { F32_F32, F16_F32, BF16_F32, BF16_PAIRS };
 
@@ -55,7 +53,7 @@ INLINE __m512 multiply_add(enum operands o, __m512 w, __m512 x, __m512 acc)
 
 /* n columns from `col` on, a step or less. */
 INLINE void float_step(enum operands o, const struct float_tile *t, size_t col, uint32_t n, int n_t,
-                       __m512 acc[TILE_TOKENS][FLOAT_ROWS])
+                       __m512 acc[MAX_TILE_TOKENS][FLOAT_ROWS])
 {
     __m512 w[FLOAT_ROWS];
     UNROLL for (int r = 0; r < FLOAT_ROWS; r++) w[r] = load_weights(o, t->w[r] + col * weight_bytes(o), n);
@@ -82,7 +80,7 @@ INLINE void float_tile(enum operands o, const struct float_tile *t, int n_t)
 {
     const uint32_t turn = 32;
     const uint8_t *ahead = t->ahead;
-    __m512 acc[TILE_TOKENS][FLOAT_ROWS];
+    __m512 acc[MAX_TILE_TOKENS][FLOAT_ROWS];
     UNROLL for (int i = 0; i < n_t; i++)
     {
         UNROLL for (int r = 0; r < FLOAT_ROWS; r++) acc[i][r] =
@@ -139,11 +137,7 @@ INLINE void float_tiles(enum operands o, const struct float_tile *t)
     }                                                                                                                  \
     static void matmul_##name(const struct matmul_args *a)                                                             \
     {                                                                                                                  \
-        const struct float_kernel k = {.tile = tile_##name,                                                            \
-                                       .whole_tokens = TILE_TOKENS,                                                    \
-                                       .group_tokens = TILE_TOKENS,                                                    \
-                                       .n_parts = 1,                                                                   \
-                                       .x_bytes = activation_bytes(operands),                                          \
-                                       .w_bytes = weight_bytes(operands)};                                             \
+        const struct float_kernel k = {                                                                                \
+            .tile = tile_##name, .x_bytes = activation_bytes(operands), .w_bytes = weight_bytes(operands)};            \
         drive_floats(a, &k);                                                                                           \
     }

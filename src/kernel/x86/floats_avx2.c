@@ -1,8 +1,39 @@
-/* Products with float weights in AVX2: the 16 chains of a row and token are two registers. */
-#include "kernel/x86/drive_floats.h"
+/* Products with float weights in AVX2.
+ *
+ * The 16 chains of a row and a token are two registers, and four rows by three tokens have 24 of them. So a tile sums one
+ * half of the chains, over a segment of columns; seven loads for twelve fused multiply-adds. Activations are copied, each
+ * half by itself, so that a tile reads one sequence of bytes of them. Rows are read as they are: a segment of four stays in
+ * the first-level cache (16 KB, half of it) while all tokens pass by, once for each half. A segment goes through a block of
+ * rows before the next one does, and the chains wait in the scratch; meanwhile the next rows are asked for, in equal parts.
+ */
+#include "kernel/x86/simd.h"
 #include "kernel/x86/x86.h"
 
+#include <assert.h>
+#include <string.h>
+
+#define ROWS 4
 #define TILE_TOKENS 3
+#define CHAINS 16
+#define HALF (CHAINS / 2)
+#define SEGMENT_BYTES 4096u /* of a row */
+#define X_BYTES ((size_t)1536 << 10)
+#define MAX_TOKENS 32u                  /* a segment's activations stay in a second-level cache */
+#define BLOCK_BYTES ((size_t)256 << 10) /* of rows */
+#define BLOCK_MAX_TILES 8u
+
+typedef float sums_of_rows[ROWS][HALF];
+
+struct float_scratch {
+    _Alignas(64) sums_of_rows sums[BLOCK_MAX_TILES][2][MAX_TOKENS];
+    uint8_t x[X_BYTES]; /* [segment][half][group][step][token][HALF] */
+};
+static_assert(sizeof(struct float_scratch) <= MATMUL_SCRATCH_BYTES, "scratch");
+
+INLINE uint32_t min_u32(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
 
 INLINE uint32_t weight_bytes(enum tensor_type t)
 {
@@ -19,108 +50,285 @@ INLINE __m256 load_weights(enum tensor_type t, const uint8_t *p)
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
 }
 
+INLINE __m256 load_floats(const void *p)
+{
+    return _mm256_loadu_ps(p);
+}
+
+/* Four sums of eight: i and i + 4, + 2, + 1. */
+INLINE __m128 sum_4x8(const __m256 v[4])
+{
+    const __m256 a = _mm256_add_ps(_mm256_permute2f128_ps(v[0], v[1], 0x20), _mm256_permute2f128_ps(v[0], v[1], 0x31));
+    const __m256 b = _mm256_add_ps(_mm256_permute2f128_ps(v[2], v[3], 0x20), _mm256_permute2f128_ps(v[2], v[3], 0x31));
+    const __m256 c = _mm256_add_ps(_mm256_shuffle_ps(a, b, 0x44), _mm256_shuffle_ps(a, b, 0xee));
+    const __m256 d = _mm256_add_ps(_mm256_shuffle_ps(c, c, 0x88), _mm256_shuffle_ps(c, c, 0xdd));
+    return _mm_unpacklo_ps(_mm256_castps256_ps128(d), _mm256_extractf128_ps(d, 1));
+}
+
+/* Sums of the first n rows, from their chains. */
+INLINE void put_sums(const __m256 chains[ROWS], uint32_t n, float *y)
+{
+    const __m128 sums = sum_4x8(chains);
+    float each[ROWS];
+    if (n == ROWS) {
+        _mm_storeu_ps(y, sums);
+        return;
+    }
+    _mm_storeu_ps(each, sums);
+    memcpy(y, each, n * sizeof *y);
+}
+
+/* Rows from row on: where they differ in bytes; those from n_rows on repeat the first. */
+INLINE void row_offsets(const struct matmul_args *a, uint32_t n_rows, size_t at[ROWS])
+{
+    UNROLL for (uint32_t r = 0; r < ROWS; r++) at[r] = r < n_rows ? r * a->w_row_bytes : 0;
+}
+
+/* ---- tiles ---- */
+
+/* Four rows with a group of tokens: one half of the chains, over some columns. */
+struct tile {
+    const uint8_t *w, *x;
+    size_t row_at[ROWS];
+    uint32_t n_cols, half;
+    bool first, last;                /* of the segments */
+    sums_of_rows *sums, *other_sums; /* [n_t], of this half and of the first */
+    const uint8_t *ahead;            /* is asked for meanwhile, every ahead_step bytes */
+    size_t ahead_step;
+    float *y; /* y[t * y_stride + r], in the end */
+    size_t y_stride;
+    uint32_t n_rows; /* rows from n_rows on are dropped */
+};
+
 #define EACH_CHAIN(what)                                                                                               \
-    UNROLL for (int h = 0; h < n_h; h++)                                                                               \
+    UNROLL for (int i = 0; i < n_t; i++)                                                                               \
     {                                                                                                                  \
-        UNROLL for (int i = 0; i < n_t; i++)                                                                           \
+        UNROLL for (int r = 0; r < ROWS; r++)                                                                          \
         {                                                                                                              \
-            UNROLL for (int r = 0; r < FLOAT_ROWS; r++)                                                                \
-            {                                                                                                          \
-                what;                                                                                                  \
-            }                                                                                                          \
+            what;                                                                                                      \
         }                                                                                                              \
     }
 
-/* Chains i and i + 8, + 4, + 2, + 1. */
-INLINE float sum_16(__m256 lo, __m256 hi)
+INLINE void tile_step(enum tensor_type t, const uint8_t *w, const size_t row_at[ROWS], const uint8_t *x, int n_t,
+                      __m256 acc[TILE_TOKENS][ROWS])
 {
-    const __m256 a = _mm256_add_ps(lo, hi);
-    __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
-    return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
-}
-
-/* 16 columns' products: of both halves, or of one, whose activations are by themselves. */
-INLINE void float_step(enum tensor_type t, const uint8_t *const w[FLOAT_ROWS], const uint8_t *const x[TILE_TOKENS],
-                       int n_h, int n_t, __m256 acc[2][TILE_TOKENS][FLOAT_ROWS])
-{
-    UNROLL for (int h = 0; h < n_h; h++)
+    __m256 v[TILE_TOKENS];
+    UNROLL for (int i = 0; i < n_t; i++) v[i] = load_floats(x + (size_t)i * HALF * sizeof(float));
+    UNROLL for (int r = 0; r < ROWS; r++)
     {
-        __m256 v[TILE_TOKENS];
-        UNROLL for (int i = 0; i < n_t; i++) v[i] = load_weights(TENSOR_F32, x[i] + 32 * h);
-        UNROLL for (int r = 0; r < FLOAT_ROWS; r++)
-        {
-            const __m256 u = load_weights(t, w[r] + 8 * (size_t)h * weight_bytes(t));
-            UNROLL for (int i = 0; i < n_t; i++) acc[h][i][r] = _mm256_fmadd_ps(u, v[i], acc[h][i][r]);
-        }
+        const __m256 u = load_weights(t, w + row_at[r]);
+        UNROLL for (int i = 0; i < n_t; i++) acc[i][r] = _mm256_fmadd_ps(u, v[i], acc[i][r]);
     }
 }
 
-/* One token with both halves of the chains, or up to three with one half: four rows by three tokens fill the registers
- * with that, and take seven loads for twelve fused multiply-adds. */
-INLINE void float_tile(enum tensor_type t, const struct float_tile *a, int n_h, int n_t)
+/* The last columns, filled up with zeros. */
+INLINE void tile_rest(enum tensor_type t, const struct tile *a, const uint8_t *w, const uint8_t *x, int n_t,
+                      __m256 acc[TILE_TOKENS][ROWS])
 {
-    const size_t chains_bytes = CHAINS * weight_bytes(t);
-    const uint8_t *ahead = a->ahead, *w[FLOAT_ROWS], *x[TILE_TOKENS];
-    __m256 acc[2][TILE_TOKENS][FLOAT_ROWS];
-#define CHAIN(half) (a->chains + (i * FLOAT_ROWS + r) * CHAINS + 8 * (half))
-    EACH_CHAIN(acc[h][i][r] = a->start ? _mm256_setzero_ps() : _mm256_load_ps(CHAIN(a->part)))
-    UNROLL for (int r = 0; r < FLOAT_ROWS; r++) w[r] = a->w[r];
-    UNROLL for (int i = 0; i < n_t; i++) x[i] = a->x + (size_t)i * a->x_row_bytes;
-    for (uint32_t step = 0; step < a->n_cols / CHAINS; step++) {
-        UNROLL for (size_t i = 0; i < FLOAT_ROWS * chains_bytes / 64 * (size_t)n_h / 2; i++, ahead += a->ahead_step)
+    uint8_t last[ROWS][CHAINS * sizeof(float)] = {{0}};
+    const size_t rest = a->n_cols % CHAINS, at[ROWS] = {0, sizeof *last, 2 * sizeof *last, 3 * sizeof *last},
+                 half_bytes = a->half * HALF * weight_bytes(t);
+    for (int r = 0; r < ROWS; r++)
+        memcpy(last[r], w + a->row_at[r] - half_bytes, rest * weight_bytes(t));
+    tile_step(t, last[0] + half_bytes, at, x, n_t, acc);
+}
+
+INLINE void float_tile(enum tensor_type t, const struct tile *a, int n_t)
+{
+    const uint8_t *w = a->w, *x = a->x, *ahead = a->ahead;
+    __m256 acc[TILE_TOKENS][ROWS];
+    if (a->first)
+        EACH_CHAIN(acc[i][r] = _mm256_setzero_ps())
+    else
+        EACH_CHAIN(acc[i][r] = load_floats(a->sums[i][r]))
+    for (uint32_t n = a->n_cols / CHAINS; n; n--) {
+        UNROLL for (size_t i = 0; i < ROWS * HALF * weight_bytes(t) / 64; i++, ahead += a->ahead_step)
             _mm_prefetch((const char *)ahead, _MM_HINT_T1);
-        float_step(t, w, x, n_h, n_t, acc);
-        UNROLL for (int r = 0; r < FLOAT_ROWS; r++) w[r] += a->w_step_bytes;
-        UNROLL for (int i = 0; i < n_t; i++) x[i] += 32 * n_h;
+        tile_step(t, w, a->row_at, x, n_t, acc);
+        w += CHAINS * weight_bytes(t);
+        x += (size_t)n_t * HALF * sizeof(float);
     }
-    const uint32_t rest = a->n_cols % CHAINS;
-    if (rest) { /* filled up with zeros */
-        uint8_t last_w[FLOAT_ROWS][64] = {{0}};
-        const size_t half_bytes = chains_bytes / 2 * a->part;
-        float last_x[CHAINS] = {0};
-        UNROLL for (int r = 0; r < FLOAT_ROWS; r++)
-        {
-            memcpy(last_w[r], w[r] - half_bytes, rest * weight_bytes(t));
-            w[r] = last_w[r] + half_bytes;
-        }
-        if (n_h == 2)
-            x[0] = memcpy(last_x, x[0], rest * sizeof *last_x);
-        float_step(t, w, x, n_h, n_t, acc);
-    }
-    if (!a->finish) {
-        EACH_CHAIN(_mm256_store_ps(CHAIN(a->part), acc[h][i][r]))
+    if (a->n_cols % CHAINS)
+        tile_rest(t, a, w, x, n_t, acc);
+    if (!a->last || a->half == 0) {
+        EACH_CHAIN(_mm256_storeu_ps(a->sums[i][r], acc[i][r]))
         return;
     }
-    for (int i = 0; i < n_t; i++) {
-        UNROLL for (int r = 0; r < FLOAT_ROWS; r++)
-        {
-            if ((uint32_t)r < a->n_rows)
-                a->y[(size_t)i * a->y_stride + (size_t)r] =
-                    n_h == 2 ? sum_16(acc[0][i][r], acc[1][i][r]) : sum_16(_mm256_load_ps(CHAIN(0)), acc[0][i][r]);
+    EACH_CHAIN(acc[i][r] = _mm256_add_ps(load_floats(a->other_sums[i][r]), acc[i][r]))
+    UNROLL for (int i = 0; i < n_t; i++) put_sums(acc[i], a->n_rows, a->y + (size_t)i * a->y_stride);
+}
+
+/* ---- products ---- */
+
+/* Some tokens, whose activations are copied. */
+struct job {
+    const struct matmul_args *a;
+    uint32_t first_token, n_tokens, n_groups, segment_cols;
+};
+
+/* Group g begins at this one of them. */
+INLINE uint32_t group_first(const struct job *j, uint32_t g)
+{
+    return j->n_tokens * g / j->n_groups;
+}
+
+/* Bytes of one half of the chains of a segment, of one token. */
+INLINE size_t half_bytes(uint32_t n_cols)
+{
+    return (n_cols + CHAINS - 1) / CHAINS * HALF * sizeof(float);
+}
+
+/* Columns of a token, in steps of so many bytes: the first half, and the second; filled up with zeros. */
+INLINE void copy_token(const uint8_t *token, uint32_t n_cols, size_t step_bytes, uint8_t *first, uint8_t *second)
+{
+    const float *x = (const float *)(const void *)token;
+    float last[CHAINS] = {0};
+    for (; n_cols >= CHAINS; n_cols -= CHAINS, x += CHAINS, first += step_bytes, second += step_bytes) {
+        memcpy(first, x, HALF * sizeof *x);
+        memcpy(second, x + HALF, HALF * sizeof *x);
+    }
+    if (!n_cols)
+        return;
+    memcpy(last, x, n_cols * sizeof *x);
+    memcpy(first, last, HALF * sizeof *x);
+    memcpy(second, last + HALF, HALF * sizeof *x);
+}
+
+static inline void copy_x(const struct job *j)
+{
+    const struct matmul_args *a = j->a;
+    uint8_t *out = ((struct float_scratch *)a->scratch)->x;
+    for (uint32_t col = 0; col < a->n_cols; col += j->segment_cols) {
+        const uint32_t n_cols = min_u32(a->n_cols - col, j->segment_cols);
+        const size_t other_half = half_bytes(n_cols) * j->n_tokens;
+        for (uint32_t g = 0; g < j->n_groups; g++) {
+            const uint32_t first = group_first(j, g), n_t = group_first(j, g + 1) - first;
+            const uint8_t *x = (const uint8_t *)a->x + (j->first_token + first) * a->x_row_bytes + col * sizeof(float);
+            for (uint32_t i = 0; i < n_t; i++) {
+                uint8_t *to = out + i * HALF * sizeof(float);
+                copy_token(x + i * a->x_row_bytes, n_cols, n_t * HALF * sizeof(float), to, to + other_half);
+            }
+            out += half_bytes(n_cols) * n_t;
         }
+        out += other_half;
+    }
+}
+
+/* One half of the chains of the tile's rows, with all tokens. */
+INLINE void multiply_half(enum tensor_type t, const struct job *j, sums_of_rows sums[2][MAX_TOKENS], uint32_t row,
+                          struct tile *tile)
+{
+    const struct matmul_args *a = j->a;
+    for (uint32_t g = 0; g < j->n_groups; g++) {
+        const uint32_t first = group_first(j, g), n_t = group_first(j, g + 1) - first;
+        tile->sums = sums[tile->half] + first;
+        tile->other_sums = sums[0] + first;
+        tile->y = a->y + (j->first_token + first) * a->y_stride + row;
+        if (n_t == 3)
+            float_tile(t, tile, 3);
+        else
+            float_tile(t, tile, 2);
+        tile->x += half_bytes(tile->n_cols) * n_t;
+        tile->ahead += tile->n_cols / CHAINS * ROWS * HALF * weight_bytes(t) / 64 * tile->ahead_step;
+    }
+}
+
+/* Rows [row, end) with these tokens. */
+INLINE void multiply_rows(enum tensor_type t, const struct job *j, uint32_t row, uint32_t end)
+{
+    const struct matmul_args *a = j->a;
+    struct float_scratch *s = a->scratch;
+    const uint8_t *x = s->x;
+    struct tile tile = {.y_stride = a->y_stride,
+                        .ahead = (const uint8_t *)a->w + end * a->w_row_bytes,
+                        .ahead_step = end < a->n_rows ? (64 + j->n_groups - 1) / j->n_groups : 0};
+    for (uint32_t col = 0; col < a->n_cols; col += j->segment_cols) {
+        tile.n_cols = min_u32(a->n_cols - col, j->segment_cols);
+        tile.first = col == 0;
+        tile.last = col + tile.n_cols == a->n_cols;
+        for (uint32_t r = row; r < end; r += ROWS) {
+            tile.x = x;
+            tile.n_rows = min_u32(end - r, ROWS);
+            row_offsets(a, tile.n_rows, tile.row_at);
+            for (tile.half = 0; tile.half < 2; tile.half++) {
+                tile.w = (const uint8_t *)a->w + r * a->w_row_bytes + (col + tile.half * HALF) * weight_bytes(t);
+                multiply_half(t, j, s->sums[(r - row) / ROWS], r, &tile);
+            }
+        }
+        x = tile.x;
+    }
+}
+
+/* 16 columns of four rows and one token. */
+INLINE void step_of_one(enum tensor_type t, const uint8_t *w, const size_t row_at[ROWS], const float *x,
+                        __m256 acc[2][ROWS])
+{
+    UNROLL for (int h = 0; h < 2; h++)
+    {
+        const __m256 v = load_floats(x + HALF * h);
+        UNROLL for (int r = 0; r < ROWS; r++) acc[h][r] =
+            _mm256_fmadd_ps(load_weights(t, w + row_at[r] + (size_t)h * HALF * weight_bytes(t)), v, acc[h][r]);
+    }
+}
+
+/* One token: whole rows, both halves at once; nothing is copied. */
+INLINE void multiply_one(enum tensor_type t, const struct matmul_args *a, uint32_t token)
+{
+    const size_t step_bytes = CHAINS * weight_bytes(t), rest = a->n_cols % CHAINS;
+    for (uint32_t row = 0; row < a->n_rows; row += ROWS) {
+        const uint32_t n_rows = min_u32(a->n_rows - row, ROWS);
+        const float *x = (const float *)(const void *)((const uint8_t *)a->x + token * a->x_row_bytes);
+        const uint8_t *w = (const uint8_t *)a->w + row * a->w_row_bytes, *ahead = w + ROWS * a->w_row_bytes;
+        const size_t ahead_step = row + ROWS < a->n_rows ? 64 : 0;
+        size_t at[ROWS];
+        __m256 acc[2][ROWS];
+        row_offsets(a, n_rows, at);
+        UNROLL for (int r = 0; r < ROWS; r++) acc[0][r] = acc[1][r] = _mm256_setzero_ps();
+        for (uint32_t n = a->n_cols / CHAINS; n; n--, w += step_bytes, x += CHAINS) {
+            UNROLL for (size_t i = 0; i < ROWS * step_bytes / 64; i++, ahead += ahead_step)
+                _mm_prefetch((const char *)ahead, _MM_HINT_T1);
+            step_of_one(t, w, at, x, acc);
+        }
+        if (rest) {
+            uint8_t last[ROWS][CHAINS * sizeof(float)] = {{0}};
+            float last_x[CHAINS] = {0};
+            memcpy(last_x, x, rest * sizeof *x);
+            for (int r = 0; r < ROWS; r++) {
+                memcpy(last[r], w + at[r], rest * weight_bytes(t));
+                at[r] = (size_t)r * sizeof *last;
+            }
+            step_of_one(t, last[0], at, last_x, acc);
+        }
+        UNROLL for (int r = 0; r < ROWS; r++) acc[0][r] = _mm256_add_ps(acc[0][r], acc[1][r]);
+        put_sums(acc[0], n_rows, a->y + token * a->y_stride + row);
+    }
+}
+
+INLINE void matmul_floats(enum tensor_type t, const struct matmul_args *a)
+{
+    const uint32_t most = min_u32((uint32_t)(X_BYTES / (2 * half_bytes(a->n_cols))), MAX_TOKENS);
+    const uint32_t most_tiles = min_u32((uint32_t)(BLOCK_BYTES / (ROWS * a->w_row_bytes)), BLOCK_MAX_TILES);
+    const uint32_t block_rows = ROWS * (most_tiles ? most_tiles : 1);
+    struct job j = {.a = a, .segment_cols = SEGMENT_BYTES / weight_bytes(t)};
+    for (uint32_t i = 0; i < a->n_tokens; i += j.n_tokens) {
+        j.first_token = i;
+        j.n_tokens = min_u32(a->n_tokens - i, most);
+        if (j.n_tokens < 2) { /* or rows too long to be copied */
+            j.n_tokens = 1;
+            multiply_one(t, a, i);
+            continue;
+        }
+        j.n_groups = (j.n_tokens + TILE_TOKENS - 1) / TILE_TOKENS;
+        copy_x(&j);
+        for (uint32_t row = 0; row < a->n_rows; row += block_rows)
+            multiply_rows(t, &j, row, min_u32(a->n_rows, row + block_rows));
     }
 }
 
 #define MATMUL_FLOATS(name, type)                                                                                      \
-    static void tile_##name(const struct float_tile *a)                                                                \
-    {                                                                                                                  \
-        if (a->n_tokens == 1)                                                                                          \
-            float_tile(type, a, 2, 1);                                                                                 \
-        else if (a->n_tokens == 2)                                                                                     \
-            float_tile(type, a, 1, 2);                                                                                 \
-        else                                                                                                           \
-            float_tile(type, a, 1, 3);                                                                                 \
-    }                                                                                                                  \
     static void matmul_##name(const struct matmul_args *a)                                                             \
     {                                                                                                                  \
-        const struct float_kernel k = {.tile = tile_##name,                                                            \
-                                       .whole_tokens = 1,                                                              \
-                                       .group_tokens = TILE_TOKENS,                                                    \
-                                       .n_parts = 2,                                                                   \
-                                       .x_bytes = 4,                                                                   \
-                                       .w_bytes = weight_bytes(type)};                                                 \
-        drive_floats(a, &k);                                                                                           \
+        matmul_floats(type, a);                                                                                        \
     }
 MATMUL_FLOATS(f32, TENSOR_F32)
 MATMUL_FLOATS(f16, TENSOR_F16)

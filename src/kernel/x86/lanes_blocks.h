@@ -58,21 +58,24 @@ INLINE size_t act_token_bytes(enum tensor_type t)
     return SEGMENT_CELLS * ACT_Q8_BLOCKS * act_bytes(t);
 }
 
+/* Straight to its place: a struct built on the stack would be read before its parts have arrived there. */
 INLINE void act_put(enum tensor_type t, const struct act_q8 *g, uint32_t b, uint8_t *out)
 {
-    struct act_block narrow = {.d = g->d[b], .start = -code_offset(t) * g->sum[b]};
-    memcpy(narrow.q, g->q + 16 * b, 16);
-    memcpy(narrow.q + 16, g->q + 64 + 16 * b, 16);
-    if (has_min(t))
-        narrow.of_min = g->d[b] * (float)g->sum[b];
+    const int32_t start = -code_offset(t) * g->sum[b];
+    const float of_min = g->d[b] * (float)g->sum[b];
     if (is_wide(t)) {
-        struct act_block_wide wide = {.d = narrow.d, .start = narrow.start};
-        for (int i = 0; i < 32; i++)
-            wide.q[i] = narrow.q[(i & ~3) | (i & 1) << 1 | (i >> 1 & 1)];
-        memcpy(out, &wide, sizeof wide);
+        const __m128i order = _mm_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
+        UNROLL for (uint32_t half = 0; half < 2; half++)
+        {
+            const __m128i q = _mm_loadu_si128((const void *)(g->q + 64 * half + 16 * b));
+            _mm256_storeu_si256((void *)(out + 32 * half), _mm256_cvtepi8_epi16(_mm_shuffle_epi8(q, order)));
+        }
     } else {
-        memcpy(out, &narrow, sizeof narrow);
+        memcpy(out, g->q + 16 * b, 16);
+        memcpy(out + 16, g->q + 64 + 16 * b, 16);
     }
+    memcpy(out + act_d_at(t), &g->d[b], sizeof(float));
+    memcpy(out + act_d_at(t) + sizeof(float), has_min(t) ? (const void *)&of_min : &start, sizeof(int32_t));
 }
 
 /* Tile i of n_tiles takes tokens [tile_first(i), tile_first(i + 1)) of n. */
