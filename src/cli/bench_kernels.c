@@ -207,7 +207,7 @@ static void attend(void *user, uint32_t thread)
     const size_t area = b->kv_area_bytes, n_chunks = b->config->bytes / (2 * area), n = team_size(b->team);
     uint32_t first[MAX_QUERIES] = {0}, last[MAX_QUERIES];
     float m[MAX_QUERIES], l[MAX_QUERIES];
-    const void *k[SPAN_CHUNKS], *v[SPAN_CHUNKS];
+    const void *k[SPAN_CHUNKS], *v[SPAN_CHUNKS], *next[SPAN_CHUNKS];
     for (uint32_t i = 0; i < b->n_q; i++)
         last[i] = ATTN_SPAN_TOKENS;
     struct attn_args a = {.q = (const float *)(const void *)b->x,
@@ -219,6 +219,7 @@ static void attend(void *user, uint32_t thread)
                           .n_chunks = SPAN_CHUNKS,
                           .k = k,
                           .v = v,
+                          .next = next,
                           .first = first,
                           .last = last,
                           .out = {m, l, b->y + (size_t)thread * b->n_q * b->head_dim},
@@ -228,8 +229,9 @@ static void attend(void *user, uint32_t thread)
         for (size_t j = 0; j < SPAN_CHUNKS; j++) {
             k[j] = b->weights + (i + j) * 2 * area;
             v[j] = b->weights + (i + j) * 2 * area + area;
+            next[j] = b->weights + (i + SPAN_CHUNKS + j) * 2 * area;
         }
-        a.next = i + 2 * SPAN_CHUNKS <= end ? b->weights + (i + SPAN_CHUNKS) * 2 * area : NULL;
+        a.n_next = i + 2 * SPAN_CHUNKS <= end ? SPAN_CHUNKS : 0;
         b->k->attention(&a);
     }
 }

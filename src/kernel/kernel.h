@@ -80,6 +80,10 @@ struct attn_state {
  *   F16    float32 products, scores from the first element to the last, values from the first token to the last
  *   Q8_0   q is rounded to 16 bits (32,512 for its largest element), weights times scales to 15 bits (of the largest in 64
  *          tokens), products are summed in integers: exactly, at every level
+ *   prompt at levels vnni and bf16, of F16, if head_dim is a multiple of 32: keys and values are rounded to 15 bits of the
+ *          token's largest element, q and weights (times what the values' unit is worth) to 16 bits of the largest, or
+ *          fewer where 32 products might not fit 32 bits; these are summed in integers, such sums in float32. Less than
+ *          half of the error that rounding q and weights to float16 would make
  *   prompt at level amx, if head_dim is a multiple of 16: everything as two bfloat16 (16 bits), softmax by 128 tokens
  */
 struct attn_args {
@@ -88,8 +92,9 @@ struct attn_args {
     enum kv_type kv_type;
     uint32_t chunk_tokens, n_chunks; /* chunk_tokens * n_chunks <= ATTN_SPAN_TOKENS; a multiple of KV_BLOCK_TOKENS */
     const void *const *k, *const *v;
-    const void *next; /* read after these, most likely: a hint, may be NULL */
-    bool prompt;      /* the queries are a prompt's rows: level amx sums them in another order, if it likes */
+    const void *const *next; /* [n_next] keys of the chunks that are read after these, most likely: a hint */
+    uint32_t n_next;
+    bool prompt;      /* the queries are a prompt's rows: see above */
     const uint32_t *first, *last; /* [n_q] */
     struct attn_state out;
     void *scratch; /* attn_scratch_bytes, aligned to 64, the caller's thread's own */

@@ -16,6 +16,7 @@
 
 /* Queries of a KV head in one pass over its cache: as many as make reading and preparing it cheap beside them. */
 #define BLOCK_QUERIES 256
+#define SPAN_CHUNKS (ATTN_SPAN_TOKENS / KV_BLOCK_TOKENS) /* at most */
 
 uint32_t cpu_span_chunks(uint32_t chunk_tokens)
 {
@@ -174,39 +175,49 @@ static void visible(const struct cpu *c, const struct cpu_thread *me, const stru
     *tokens += high > low ? high - low : 0;
 }
 
+/* A span of an item, and where its chunks lie in a layer. */
+struct span_at {
+    const struct attn_item *item; /* NULL: none */
+    uint32_t span;
+};
+
+static uint32_t span_areas(const struct cpu *c, uint32_t layer, struct span_at at, bool values, const void **areas)
+{
+    const struct attn_item *it = at.item;
+    if (!it)
+        return 0;
+    const uint32_t n_chunks = cpu_span_chunks(c->base.config.chunk_tokens);
+    const uint32_t first = (it->first_span + at.span) * n_chunks,
+                   end = c->rows[it->first_row + it->n_rows - 1].position / c->base.config.chunk_tokens + 1,
+                   n = end - first < n_chunks ? end - first : n_chunks;
+    for (uint32_t i = 0; i < n; i++)
+        areas[i] = cpu_kv(c, c->step.seqs[it->seq].chunks[first + i], layer, values, it->kv_head);
+    return n;
+}
+
 /* One span of an item, from its first chunk to its last, into a fresh state. */
-static void run_span(struct cpu *c, uint32_t thread, uint32_t layer, const struct attn_item *it, uint32_t span,
+static void run_span(struct cpu *c, uint32_t thread, uint32_t layer, struct span_at at, struct span_at next,
                      const struct attn_state *out)
 {
     const struct model *m = c->base.model;
-    const struct step_seq *seq = &c->step.seqs[it->seq];
+    const struct attn_item *it = at.item;
     struct cpu_thread *me = &c->threads[thread];
     uint32_t group = m->n_head / m->n_head_kv, d = m->head_dim, chunk_tokens = c->base.config.chunk_tokens;
-    uint32_t n_chunks = cpu_span_chunks(chunk_tokens), first = (it->first_span + span) * n_chunks;
-    uint32_t end = c->rows[it->first_row + it->n_rows - 1].position / chunk_tokens + 1;
-    const void *k[ATTN_SPAN_TOKENS / KV_BLOCK_TOKENS], *v[ATTN_SPAN_TOKENS / KV_BLOCK_TOKENS], *next = NULL;
+    const void *k[SPAN_CHUNKS], *v[SPAN_CHUNKS], *after[SPAN_CHUNKS];
     uint64_t pairs = 0, tokens = 0;
-    visible(c, me, it, first * chunk_tokens, &tokens, &pairs);
-    if (end - first > n_chunks) {
-        end = first + n_chunks;
-        next = cpu_kv(c, seq->chunks[end], layer, false, it->kv_head);
-    } else if (it->kv_head + 1 < m->n_head_kv) {
-        next = cpu_kv(c, seq->chunks[it->first_span * n_chunks], layer, false, it->kv_head + 1);
-    }
-    for (uint32_t i = first; i < end; i++) {
-        k[i - first] = cpu_kv(c, seq->chunks[i], layer, false, it->kv_head);
-        v[i - first] = cpu_kv(c, seq->chunks[i], layer, true, it->kv_head);
-    }
+    visible(c, me, it, (it->first_span + at.span) * cpu_span_chunks(chunk_tokens) * chunk_tokens, &tokens, &pairs);
+    span_areas(c, layer, at, true, v);
     c->k->attention(&(struct attn_args){
         .q = c->q + ((size_t)it->kv_head * c->base.config.max_step_tokens + it->first_row) * group * d,
         .n_q = it->n_rows * group,
         .head_dim = d,
         .kv_type = c->base.config.kv_type,
         .chunk_tokens = chunk_tokens,
-        .n_chunks = end - first,
+        .n_chunks = span_areas(c, layer, at, false, k),
         .k = k,
         .v = v,
-        .next = next,
+        .next = after,
+        .n_next = span_areas(c, layer, next, false, after),
         .prompt = it->prompt,
         .first = me->first,
         .last = me->last,
@@ -231,9 +242,9 @@ static void write_item(struct cpu *c, const struct attn_item *it, const struct a
     }
 }
 
-/* Spans [begin, end) of an item. */
+/* Spans [begin, end) of an item; `next` is another that this worker goes on with, or NULL. */
 static void run_item(struct cpu *c, uint32_t thread, uint32_t layer, const struct attn_item *it, uint32_t begin,
-                     uint32_t end)
+                     uint32_t end, const struct attn_item *next)
 {
     const struct model *m = c->base.model;
     const struct cpu_thread *me = &c->threads[thread];
@@ -242,13 +253,11 @@ static void run_item(struct cpu *c, uint32_t thread, uint32_t layer, const struc
     if (whole)
         state_reset(&me->total, n_q, m->head_dim);
     for (uint32_t s = begin; s < end; s++) {
-        if (!whole) {
-            struct attn_state partial = state_at(&c->plan.partial, it->partial + s * n_q, m->head_dim);
-            run_span(c, thread, layer, it, s, &partial);
-            continue;
-        }
-        run_span(c, thread, layer, it, s, &me->span);
-        c->k->attn_fold(&me->total, &me->span, n_q, m->head_dim);
+        const struct span_at after = s + 1 < end ? (struct span_at){it, s + 1} : (struct span_at){next, 0};
+        const struct attn_state out = whole ? me->span : state_at(&c->plan.partial, it->partial + s * n_q, m->head_dim);
+        run_span(c, thread, layer, (struct span_at){it, s}, after, &out);
+        if (whole)
+            c->k->attn_fold(&me->total, &out, n_q, m->head_dim);
     }
     if (whole)
         write_item(c, it, &me->total);
@@ -272,10 +281,11 @@ void cpu_op_attention(struct cpu *c, uint32_t thread, uint32_t layer)
     const struct attn_plan *p = &c->plan;
     const struct model *m = c->base.model;
     struct attn_bound from = p->bounds[thread], to = p->bounds[thread + 1];
-    for (uint32_t i = from.item; i < p->n_items && (i < to.item || (i == to.item && to.span)); i++) {
+    const uint32_t n = to.item + (to.span > 0);
+    for (uint32_t i = from.item; i < n; i++) {
         uint32_t begin = i == from.item ? from.span : 0, end = i == to.item ? to.span : p->items[i].n_spans;
         if (begin < end)
-            run_item(c, thread, layer, &p->items[i], begin, end);
+            run_item(c, thread, layer, &p->items[i], begin, end, i + 1 < n ? &p->items[i + 1] : NULL);
     }
     c->threads[thread].traffic.activation_bytes +=
         2ull * c->step.n_rows * m->n_head * m->head_dim * sizeof(float) / c->n_threads;

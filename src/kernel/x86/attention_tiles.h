@@ -17,8 +17,8 @@
 #define GROUP_TOKENS 32
 #define PART_TOKENS SPAN_PART
 #define PART_VECTORS (PART_TOKENS / 16)
-#define SCORE_STRIDE (PART_TOKENS + 16) /* floats; rows do not fall on the same sets of the cache */
-#define SCORE_BYTES (SCORE_STRIDE * sizeof(float))
+#define PART_STRIDE (PART_TOKENS + 16) /* floats; rows do not fall on the same sets of the cache */
+#define PART_BYTES (PART_STRIDE * sizeof(float))
 #define LOG2_E 1.44269504f
 #define LN_2 0.693147181f
 
@@ -29,7 +29,7 @@ struct tiles {
     uint8_t *k;           /* [block][slice][hi, lo][16 pairs of elements][16 tokens][2] */
     uint8_t *v;           /* [group][16 elements][hi, lo][tokens i and i + 16 of the group][16][2] */
     uint8_t *q;           /* [4][slice][hi, lo][16][32], times log2 e */
-    float *score;     /* [64][SCORE_STRIDE] in units of log 2; then, in place, weights: hi [PART_TOKENS], lo likewise */
+    float *score;     /* [64][PART_STRIDE] in units of log 2; then, in place, weights: hi [PART_TOKENS], lo likewise */
     float *acc;       /* [64][head_dim] */
     float *top, *sum; /* [64], [64][16]: largest score, sum of weights by lanes */
 };
@@ -204,7 +204,7 @@ INLINE void tile_scores(const struct tiles *t, uint32_t block, uint32_t n_tiles)
     for (uint32_t i = 0; i < t->n_slices; i++, k += 2 * TILE_BYTES, q += 2 * TILE_BYTES)
         SPLIT_DOT_4(q, q + TILE_BYTES, next, 64, k, n_tiles);
     float *score = t->score + block % (PART_TOKENS / 16) * 16;
-    STORE_4(score, 16 * SCORE_STRIDE, SCORE_BYTES, n_tiles);
+    STORE_4(score, 16 * PART_STRIDE, PART_BYTES, n_tiles);
 }
 
 /* Values of 16 elements, over groups of a part. */
@@ -223,7 +223,7 @@ INLINE void tile_values(const struct tiles *t, uint32_t tile, uint32_t begin, ui
     for (uint32_t group = begin; group < end; group++) {
         const uint8_t *p = (const uint8_t *)t->score + group % (PART_TOKENS / GROUP_TOKENS) * 64;
         const uint8_t *v = t->v + ((size_t)group * (n / 16) + tile) * 2 * TILE_BYTES;
-        SPLIT_DOT_4(p, p + PART_TOKENS * 2, 16 * SCORE_BYTES, SCORE_BYTES, v, n_tiles);
+        SPLIT_DOT_4(p, p + PART_TOKENS * 2, 16 * PART_BYTES, PART_BYTES, v, n_tiles);
     }
     STORE_4(acc, next, stride, n_tiles);
 }
@@ -276,7 +276,7 @@ INLINE void raise_tops(float *top, const float *part_top, float *scale, float *s
 /* Scores become weights, in place: of tokens i and i + 16 of each group side by side. */
 INLINE void row_weights(const struct tiles *t, uint32_t row, float scale, float shift)
 {
-    float *score = t->score + row * SCORE_STRIDE, *acc = t->acc + (size_t)row * t->s->a->head_dim;
+    float *score = t->score + row * PART_STRIDE, *acc = t->acc + (size_t)row * t->s->a->head_dim;
     vf x[PART_VECTORS], sum = vf_mul(vf_load(t->sum + 16 * row), vf_set(scale));
     if (scale != 1) {
         for (uint32_t e = 0; e < t->s->a->head_dim; e += 16)
@@ -301,7 +301,7 @@ static void part_weights(const struct tiles *t, uint32_t query, uint32_t n_q, ui
     for (uint32_t i = 0; i < n_q; i++) {
         const uint32_t first = max_u32(a->first[query + i], begin) - begin;
         const uint32_t last = min_u32(max_u32(a->last[query + i], begin) - begin, PART_TOKENS);
-        top[i] = row_top(t->score + i * SCORE_STRIDE, first, last);
+        top[i] = row_top(t->score + i * PART_STRIDE, first, last);
     }
     for (uint32_t i = 0; i < n_q; i += 16)
         raise_tops(t->top + i, top + i, scale + i, shift + i);
@@ -361,7 +361,7 @@ static void tiles_open(struct tiles *t, const struct span *s)
     uint8_t *at = s->a->scratch;
     *t = (struct tiles){.s = s, .n_slices = n_slices, .k = at, .v = at + prepared, .q = at + 2 * prepared};
     t->score = (float *)(void *)(t->q + (size_t)n_slices * 8 * TILE_BYTES);
-    t->acc = t->score + BLOCK_QUERIES * SCORE_STRIDE;
+    t->acc = t->score + BLOCK_QUERIES * PART_STRIDE;
     t->sum = t->acc + (size_t)BLOCK_QUERIES * n_slices * 32;
     t->top = t->sum + BLOCK_QUERIES * 16;
     span_range(s, 0, s->a->n_q, &t->first, &t->last);

@@ -7,11 +7,19 @@
 
 #include <math.h>
 
-#define QUERIES 4
+#define QUERIES (VF_N == 16 ? 8 : 4) /* that go through a span together, at most */
 #define SPAN_BLOCKS (ATTN_SPAN_TOKENS / KV_BLOCK_TOKENS)
-#define SPAN_PART 128    /* tokens: what kernels take together begins at multiples of it, or of its parts */
-#define AHEAD_BYTES 6144 /* asked for before they are read, in whole blocks */
-#define AHEAD_BLOCKS 8   /* at most */
+#define SPAN_PART 128 /* tokens: what kernels take together begins at multiples of it, or of its parts */
+/* Asked for so long before they are read, in whole blocks: first into the third-level cache, then into the second. More
+ * lines can be under way to these than to the first, and to the third than to the second. */
+#define LATER_BYTES 16384
+#define SOON_BYTES 8192
+#define AHEAD_BLOCKS 16 /* at most */
+
+/* What is asked for while a block is read. */
+struct ahead {
+    const uint8_t *soon, *later;
+};
 
 /* A span's blocks of 16 tokens, from the part of the span that holds the first that any query sees; in what follows
  * tokens are counted from the first of these. */
@@ -19,9 +27,8 @@ struct span {
     const struct attn_args *a;
     uint32_t first_token, n_blocks;
     const uint8_t *k[SPAN_BLOCKS], *v[SPAN_BLOCKS];
-    const uint8_t *k_scale[SPAN_BLOCKS], *v_scale[SPAN_BLOCKS]; /* Q8_0: float16 [head_dim / 32][16] */
-    /* To prefetch while block i of keys, then of values, is read: a block, and a block's scales. */
-    const uint8_t *ahead[2 * SPAN_BLOCKS], *ahead_scale[2 * SPAN_BLOCKS];
+    const uint8_t *k_scale[SPAN_BLOCKS], *v_scale[SPAN_BLOCKS];        /* Q8_0: float16 [head_dim / 32][16] */
+    struct ahead ahead[2 * SPAN_BLOCKS], ahead_scale[2 * SPAN_BLOCKS]; /* of keys, then of values */
 };
 
 INLINE uint32_t min_u32(uint32_t a, uint32_t b)
@@ -32,6 +39,11 @@ INLINE uint32_t min_u32(uint32_t a, uint32_t b)
 INLINE uint32_t max_u32(uint32_t a, uint32_t b)
 {
     return a > b ? a : b;
+}
+
+INLINE uint32_t blocks_ahead(uint32_t bytes, size_t block_bytes)
+{
+    return min_u32((uint32_t)((bytes - 1) / block_bytes) + 1, AHEAD_BLOCKS);
 }
 
 static void span_open(struct span *s, const struct attn_args *a)
@@ -58,23 +70,25 @@ static void span_open(struct span *s, const struct attn_args *a)
         scale_order[i] = s->k_scale[i] = k + scales + (size_t)at * n;
         scale_order[s->n_blocks + i] = s->v_scale[i] = v + scales + (size_t)at * n;
     }
-    const uint32_t n_ahead = min_u32((uint32_t)((AHEAD_BYTES - 1) / block_bytes) + 1, AHEAD_BLOCKS);
-    for (uint32_t i = 0; i < n_ahead; i++) {
+    const uint32_t soon = blocks_ahead(SOON_BYTES, block_bytes), later = blocks_ahead(LATER_BYTES, block_bytes);
+    for (uint32_t i = 0; i < later; i++) {
         /* Nothing to come: what is at hand, at no cost. */
-        const size_t at = min_u32(i, chunk_blocks - 1);
-        order[2 * s->n_blocks + i] = a->next ? (const uint8_t *)a->next + at * block_bytes : order[0];
-        scale_order[2 * s->n_blocks + i] = a->next ? (const uint8_t *)a->next + scales + at * n : scale_order[0];
+        const bool none = i / chunk_blocks >= a->n_next;
+        const uint8_t *k = none ? order[0] : (const uint8_t *)a->next[i / chunk_blocks];
+        const size_t at = none ? 0 : i % chunk_blocks;
+        order[2 * s->n_blocks + i] = k + at * block_bytes;
+        scale_order[2 * s->n_blocks + i] = none ? scale_order[0] : k + scales + at * n;
     }
     for (uint32_t i = 0; i < 2 * s->n_blocks; i++) {
-        s->ahead[i] = order[i + n_ahead];
-        s->ahead_scale[i] = scale_order[i + n_ahead];
+        s->ahead[i] = (struct ahead){order[i + soon], order[i + later]};
+        s->ahead_scale[i] = (struct ahead){scale_order[i + soon], scale_order[i + later]};
     }
 }
 
-/* Into the second-level cache: more lines can be under way there than to the first level. */
-INLINE void ask(const uint8_t *p, size_t offset)
+INLINE void ask(struct ahead a, size_t offset)
 {
-    _mm_prefetch((const char *)p + offset, _MM_HINT_T1);
+    _mm_prefetch((const char *)a.later + offset, _MM_HINT_T2);
+    _mm_prefetch((const char *)a.soon + offset, _MM_HINT_T1);
 }
 
 /* Tokens that any of the queries sees; false: none. What lies beside them may be not-a-numbers. */
@@ -94,10 +108,10 @@ INLINE bool span_range(const struct span *s, uint32_t query, uint32_t n_q, uint3
     return true;
 }
 
-/* Where two vectors of tokens begin that hold those from t on: an odd one at the end is taken with the one before it. */
-INLINE uint32_t pair_of_vectors(uint32_t t, uint32_t end)
+/* Where n vectors of tokens begin that hold those from t on: at the end some are taken again with the last. */
+INLINE uint32_t whole_vectors(uint32_t t, uint32_t end, uint32_t n)
 {
-    return end - t >= 2 * VF_N ? t : end >= 2 * VF_N ? end - 2 * VF_N : 0;
+    return end - t >= n * VF_N ? t : end >= n * VF_N ? end - n * VF_N : 0;
 }
 
 static void span_empty(const struct span *s, uint32_t query, uint32_t n_q)
