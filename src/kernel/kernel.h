@@ -82,8 +82,9 @@ struct attn_state {
  *          tokens), products are summed in integers: exactly, at every level
  *   prompt at levels vnni and bf16, of F16, if head_dim is a multiple of 32: keys and values are rounded to 15 bits of the
  *          token's largest element, q and weights (times what the values' unit is worth) to 16 bits of the largest, or
- *          fewer where 32 products might not fit 32 bits; these are summed in integers, such sums in float32. Less than
- *          half of the error that rounding q and weights to float16 would make
+ *          fewer where 32 products might not fit 32 bits; these are summed in integers, such sums in float32. Of normally
+ *          distributed numbers the scores have half and the results two thirds of the error that rounding q and weights to
+ *          float16 would make
  *   prompt at level amx, if head_dim is a multiple of 16: everything as two bfloat16 (16 bits), softmax by 128 tokens
  */
 struct attn_args {
@@ -94,7 +95,7 @@ struct attn_args {
     const void *const *k, *const *v;
     const void *const *next; /* [n_next] keys of the chunks that are read after these, most likely: a hint */
     uint32_t n_next;
-    bool prompt;      /* the queries are a prompt's rows: see above */
+    bool prompt;                  /* the queries are a prompt's rows: see above */
     const uint32_t *first, *last; /* [n_q] */
     struct attn_state out;
     void *scratch; /* attn_scratch_bytes, aligned to 64, the caller's thread's own */
