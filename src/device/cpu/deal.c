@@ -56,6 +56,8 @@ void cpu_meet(struct cpu *c, uint32_t thread, const struct tensor *next)
     uint32_t begin = 0, end = 0;
     if (next && next->data)
         cpu_share(c, thread, next->n_out, ROW_UNIT, &begin, &end);
-    team_barrier_asking(c->team, end > begin ? next->data + begin * next->row_bytes : NULL,
-                        (end - begin) * next->row_bytes);
+    if (end > begin)
+        team_barrier_asking(c->team, next->data + begin * next->row_bytes, (end - begin) * next->row_bytes);
+    else
+        team_barrier(c->team);
 }
