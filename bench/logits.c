@@ -48,8 +48,11 @@ static void run_sequence(struct device *d, const int32_t *ids, uint32_t n_ids, F
         rows[i] = i;
     for (uint32_t past = 0, n; past < n_ids; past += n) {
         n = n_ids - past < STEP_ROWS ? n_ids - past : STEP_ROWS;
-        const struct step_seq q = {
-            .n_rows = n, .n_past = past, .chunks = chunks, .n_chunks = MAX_TOKENS / CHUNK_TOKENS};
+        const struct step_seq q = {.n_rows = n,
+                                   .n_past = past,
+                                   .chunks = chunks,
+                                   .n_chunks = MAX_TOKENS / CHUNK_TOKENS,
+                                   .n_prompt = MAX_TOKENS}; /* all rows are a prompt's */
         const struct step s = {
             .n_rows = n, .n_seqs = 1, .n_outputs = n, .tokens = ids + past, .seqs = &q, .output_rows = rows};
         struct step_result r;
