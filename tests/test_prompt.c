@@ -70,8 +70,7 @@ static float *multiply(const struct kernels *k, const struct product *p, uint32_
     memset(x, 0xff, (n + tile - 1) / tile * tile * x_row_bytes); /* not-a-numbers where there is no token */
     uint32_t *y_rows = malloc(n * sizeof *y_rows);
     for (uint32_t i = 0; i < n; i++) {
-        k->pack_prompt(p->x + (size_t)(first + i) * p->n_cols, p->n_cols, parts,
-                       x + i / tile * tile * x_row_bytes + i % tile * 64);
+        k->pack_prompt(p->x + (size_t)(first + i) * p->n_cols, p->n_cols, parts, x + prompt_row_at(i, x_row_bytes));
         y_rows[i] = n - 1 - i;
     }
     float *all = malloc(n_y * sizeof *all), *y = malloc(sizeof *y * n * rows);

@@ -138,10 +138,8 @@ static void report(const struct bench *b, const char *kernel, uint32_t n_tokens,
 /* Packs a row of activations: as the kernel takes a prompt's rows, or as it takes others'. */
 static void pack(const struct bench *b, enum tensor_type t, bool prompt, const float *row, uint32_t i)
 {
-    const uint32_t parts = b->k->prompt_parts[t], in_tile = i % PROMPT_TILE_TOKENS;
     if (prompt)
-        b->k->pack_prompt(row, b->config->cols, parts,
-                          b->x + (i - in_tile) * b->x_row_bytes + in_tile * PROMPT_TILE_LINE_BYTES);
+        b->k->pack_prompt(row, b->config->cols, b->k->prompt_parts[t], b->x + prompt_row_at(i, b->x_row_bytes));
     else
         b->k->act_pack[b->k->act_format[t]](row, b->config->cols, b->x + i * b->x_row_bytes);
 }

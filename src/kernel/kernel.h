@@ -147,7 +147,13 @@ static inline size_t prompt_row_bytes(uint32_t parts, uint32_t n)
     return (((size_t)n + 31) / 32 * parts + 1) * 64;
 }
 #define PROMPT_TILE_TOKENS 16
-#define PROMPT_TILE_LINE_BYTES 64 /* one token of a tile */
+
+/* Where a token's line of its first tile is. */
+static inline size_t prompt_row_at(uint32_t token, size_t row_bytes)
+{
+    const uint32_t in_tile = token % PROMPT_TILE_TOKENS;
+    return (token - in_tile) * row_bytes + in_tile * (size_t)64;
+}
 
 /* Bytes that any level's attention needs to work in. */
 size_t attn_scratch_bytes(uint32_t head_dim);

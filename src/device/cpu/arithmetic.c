@@ -76,9 +76,9 @@ static void choose_kernel(struct mill *m)
 
 static void pack(const struct mill *m, const float *row, uint32_t t)
 {
-    const uint32_t parts = m->k->prompt_parts[m->type], in_tile = t % PROMPT_TILE_TOKENS;
+    const uint32_t parts = m->k->prompt_parts[m->type];
     if (parts)
-        m->k->pack_prompt(row, N_COLS, parts, m->x + (t - in_tile) * m->x_row_bytes + in_tile * PROMPT_TILE_LINE_BYTES);
+        m->k->pack_prompt(row, N_COLS, parts, m->x + prompt_row_at(t, m->x_row_bytes));
     else
         m->k->act_pack[m->k->act_format[m->type]](row, N_COLS, m->x + t * m->x_row_bytes);
 }

@@ -19,12 +19,6 @@ void cpu_divide_rows(struct cpu *c)
 /* Rows of weights that both a prompt's rows and the others multiply with before the next: a cache may still hold them. */
 #define PIECE_ROWS 256
 
-static unsigned char *tile_place(const struct packed *x, uint32_t parts, uint32_t row)
-{
-    const uint32_t in_tile = row % PROMPT_TILE_TOKENS;
-    return x->tiles[parts] + (row - in_tile) * x->tile_row_bytes[parts] + in_tile * PROMPT_TILE_LINE_BYTES;
-}
-
 static void pack_row(struct cpu *c, uint32_t thread, const struct pack_args *a, uint32_t row, const struct packed *out)
 {
     const float *x = a->src + (a->index ? a->index[row] : row) * a->stride;
@@ -44,7 +38,8 @@ static void pack_row(struct cpu *c, uint32_t thread, const struct pack_args *a, 
     }
     for (uint32_t parts = 1; prompt && parts <= MAX_PROMPT_PARTS; parts++) {
         if (a->formats.parts & 1u << parts) {
-            c->k->pack_prompt(x, a->n, parts, tile_place(out, parts, c->rows[row].prompt_row));
+            c->k->pack_prompt(x, a->n, parts,
+                              out->tiles[parts] + prompt_row_at(c->rows[row].prompt_row, out->tile_row_bytes[parts]));
             t->activation_bytes += out->tile_row_bytes[parts];
         }
     }
