@@ -2,7 +2,8 @@
  *
  * ref/ is the specification in plain C; x86/NAME_avx2.c, _avx512.c, _vnni.c, _bf16.c, _amx.c replace entries where the
  * machine has the instructions. WEIR_ISA (ref|avx2|avx512|vnni|bf16|amx) caps the level, for tests and comparison.
- * Every kernel is checked against ref/ at each level by tests/test_kernels.c, test_kernel_rows.c and test_attention.c.
+ * Every kernel is checked against ref/ at each level by tests/test_kernels.c, test_kernel_rows.c, test_lanes.c and
+ * test_attention.c; a prompt's products against sums in double precision by test_prompt.c.
  *
  * Kernels are pure: they read and write what their arguments say, take no locks, allocate nothing, keep no state; any
  * number of threads may run them on disjoint outputs. Sizes are elements unless a name ends in _bytes. Inputs are

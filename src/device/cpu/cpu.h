@@ -201,9 +201,9 @@ struct pack_args {
 };
 void cpu_pack(struct cpu *c, uint32_t thread, const struct pack_args *a, struct packed *out);
 
-/* y[t * y_stride + r] for r in [first, end) of the weight rows at data (first: a multiple of 16 unless lazy_weights), t in [0, n_tokens) of packed rows from
- * first_token. Where x has tiles of the step's prompt rows, and w another way for them, they take that: then all rows of the
- * step go by. */
+/* y[t * y_stride + r] for r in [first, end) of the weight rows at data (first: a multiple of 16 unless lazy_weights), t in
+ * [0, n_tokens) of packed rows from first_token. Where x has tiles of the step's prompt rows, and w another way for them,
+ * they take that: then all rows of the step go by. */
 struct product {
     const struct tensor *w;
     const unsigned char *data; /* row 0 */

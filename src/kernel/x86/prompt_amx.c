@@ -3,8 +3,9 @@
  * Weights are brought into bfloat16 tiles, 32 rows by 512 columns at a time, which a first-level cache holds (32 KB); then all
  * tokens pass by, 32 at a time: four sums of 16 x 16 stay in tiles over these columns, two tiles of tokens and two of rows
  * are loaded for four tile products, each of 16 cycles. The activations of up to 512 tokens by 1,024 columns (1 MB) stay in
- * a second-level cache while all rows pass by; sums rest in scratch between cuts and in y between such segments, where no
- * bit of theirs is lost. Tiles of tokens are loaded with a hint not to displace the weights. So the order of summation is that of the columns, for any number of rows and tokens.
+ * a second-level cache while all rows pass by, loaded with a hint not to displace the weights from the first; sums rest in
+ * scratch between cuts and in y between such segments, where no bit of theirs is lost. So the order of summation is that of
+ * the columns, for any number of rows and tokens.
  *
  * While tiles multiply, memory would idle: the next cut's weights are asked for piece by piece meanwhile.
  */
