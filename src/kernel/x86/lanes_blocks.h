@@ -15,6 +15,7 @@
 #define SEGMENT_CELLS (SEGMENT_COLS / ACT_Q8_GROUP)
 #if defined __AVX512F__
 #define TILE_TOKENS 8
+#define FEW_TOKENS 3 /* registers hold all chains of so many */
 #else
 #define TILE_TOKENS 4
 #endif
@@ -152,8 +153,6 @@ INLINE void dot_block(enum tensor_type t, const uint8_t *codes, const uint8_t *h
 
 /* ---- tiles ---- */
 
-#define STREAM_AHEAD_BYTES 2048 /* of one token; more read less, measured */
-
 struct piece {
     const uint8_t *w, *ahead; /* ahead: what will be read next, or NULL */
     uint32_t n_blocks;
@@ -201,43 +200,71 @@ INLINE void add_chain(enum tensor_type t, const struct piece *p, uint32_t b, uin
     }
 }
 
-/* One token in AVX-512: all chains at once, so that the group is read from its beginning to its end. */
-INLINE void tile_of_one(enum tensor_type t, const struct piece *p, const uint8_t *x, vf *state, float *y)
+#if defined __AVX512F__
+
+/* The lines of a cell's block b, as far ahead as measured best. Into the first-level cache, so that the loads of codes, of their
+ * high bits and of scales, which jump, miss nothing and what the second-level cache sees are lines in ascending order: it
+ * reads on by itself then. Q8_0's loads hardly jump. */
+INLINE void prefetch_stream(enum tensor_type t, const uint8_t *cell, uint32_t b)
 {
-    const size_t cell_bytes = LANES_CELL_BLOCKS * group_block_bytes(t), d_at = act_d_at(t);
-    const size_t chain_bytes = SEGMENT_CELLS * act_bytes(t);
-    for (uint32_t half = 0; half < LANES / VF_N; half++, state += 4 * TILE_TOKENS) {
-        const uint8_t *cell = p->w, *xc = x;
-        vf chain[4];
-        UNROLL for (int b = 0; b < 4; b++) chain[b] = p->first ? vf_zero() : state[b * TILE_TOKENS];
-        for (uint32_t left = p->n_blocks; left; cell += cell_bytes, xc += act_bytes(t)) {
-            const uint32_t n_blocks = left < LANES_CELL_BLOCKS ? left : LANES_CELL_BLOCKS;
-            left -= n_blocks;
-            if (!half)
-                prefetch_lines(cell + STREAM_AHEAD_BYTES, cell_bytes);
-            const uint8_t *high = cell + n_blocks * code_bytes(t), *scales = high + (has_high(t) ? n_blocks * 64 : 0);
-            UNROLL for (uint32_t b = 0; b < 4; b++)
-            {
-                if (b >= n_blocks)
-                    break;
-                const uint8_t *xb = xc + b * chain_bytes;
-                vi sum = code_offset(t) ? vi_broadcast_4(xb + d_at + 4) : vi_zero();
-                dot_block(t, cell + b * code_bytes(t) + half * 32, high + b * 64 + half * 32, xb, 1, &sum);
-                const uint8_t *d_of_b = scales + b * scale_bytes(t) + half * scale_bytes(t) / 2;
-                const float *x_d = (const float *)(const void *)(xb + d_at);
-                chain[b] = vf_fma(vf_from_vi(sum), vf_mul(load_scales(t, d_of_b), vf_set(x_d[0])), chain[b]);
-                if (has_min(t))
-                    chain[b] = vf_fma(load_scales(t, d_of_b + n_blocks * scale_bytes(t)), vf_set(x_d[1]), chain[b]);
-            }
-        }
-        UNROLL for (int b = 0; b < 4; b++) state[b * TILE_TOKENS] = chain[b];
-        if (p->last) {
-            float *out = y + half * VF_N;
-            const vf sum = vf_add(vf_add(chain[0], chain[1]), vf_add(chain[2], chain[3]));
-            vf_store(out, vf_add(p->adds ? vf_load(out) : vf_zero(), sum));
-        }
+    const size_t cell_bytes = LANES_CELL_BLOCKS * group_block_bytes(t);
+    const size_t first = b * cell_bytes / 4 / 64 * 64, end = (b + 1) * cell_bytes / 4 / 64 * 64;
+    UNROLL for (size_t at = first; at < end; at += 64)
+    {
+        if (t == TENSOR_Q8_0)
+            _mm_prefetch((const char *)cell + 2048 + at, _MM_HINT_T1);
+        else
+            _mm_prefetch((const char *)cell + 4096 + at, _MM_HINT_T0);
     }
 }
+
+/* Few tokens in AVX-512: all chains at once, so that the group is read from its beginning to its end. */
+INLINE void tile_of_few(enum tensor_type t, const struct piece *p, const uint8_t *x, int n_t, vf *state, float *y,
+                        size_t y_stride)
+{
+    const size_t cell_bytes = LANES_CELL_BLOCKS * group_block_bytes(t), stride = act_bytes(t), d_at = act_d_at(t);
+    const size_t chain_bytes = SEGMENT_CELLS * (size_t)n_t * stride;
+    const uint8_t *cell = p->w;
+    vf chain[4][FEW_TOKENS];
+    UNROLL for (int b = 0; b < 4; b++)
+    {
+        UNROLL for (int i = 0; i < n_t; i++) chain[b][i] = p->first ? vf_zero() : state[b * TILE_TOKENS + i];
+    }
+    for (uint32_t left = p->n_blocks, n_blocks; left; left -= n_blocks, cell += cell_bytes, x += (size_t)n_t * stride) {
+        n_blocks = left < LANES_CELL_BLOCKS ? left : LANES_CELL_BLOCKS;
+        const uint8_t *high = cell + n_blocks * code_bytes(t), *scales = high + (has_high(t) ? n_blocks * 64 : 0);
+        UNROLL for (uint32_t b = 0; b < 4; b++)
+        {
+            if (b >= n_blocks)
+                break;
+            const uint8_t *xb = x + b * chain_bytes;
+            vi sums[FEW_TOKENS];
+            prefetch_stream(t, cell, b);
+            UNROLL for (int i = 0; i < n_t; i++) sums[i] =
+                code_offset(t) ? vi_broadcast_4(xb + (size_t)i * stride + d_at + 4) : vi_zero();
+            dot_block(t, cell + b * code_bytes(t), high + b * 64, xb, n_t, sums);
+            const vf d = load_scales(t, scales + b * scale_bytes(t));
+            const vf m = has_min(t) ? load_scales(t, scales + (n_blocks + b) * scale_bytes(t)) : vf_zero();
+            UNROLL for (int i = 0; i < n_t; i++)
+            {
+                const float *x_d = (const float *)(const void *)(xb + (size_t)i * stride + d_at);
+                chain[b][i] = vf_fma(vf_from_vi(sums[i]), vf_mul(d, vf_set(x_d[0])), chain[b][i]);
+                if (has_min(t))
+                    chain[b][i] = vf_fma(m, vf_set(x_d[1]), chain[b][i]);
+            }
+        }
+    }
+    UNROLL for (int i = 0; i < n_t; i++)
+    {
+        float *out = y + (size_t)i * y_stride;
+        const vf sum = vf_add(vf_add(chain[0][i], chain[1][i]), vf_add(chain[2][i], chain[3][i]));
+        UNROLL for (int b = 0; b < 4; b++) state[b * TILE_TOKENS + i] = chain[b][i];
+        if (p->last)
+            vf_store(out, vf_add(p->adds ? vf_load(out) : vf_zero(), sum));
+    }
+}
+
+#endif
 
 /* x: the tile's activations from the piece's first cell on; state: its chains, [LANES / VF_N][4][TILE_TOKENS]. */
 INLINE void tile(enum tensor_type t, const struct piece *p, const uint8_t *x, int n_t, vf *state, float *y,
@@ -263,26 +290,26 @@ INLINE void tile_any(enum tensor_type t, const struct piece *p, const uint8_t *x
                      size_t y_stride)
 {
     switch (n_t) {
-#define CASE(n)                                                                                                        \
+#define CASE(which, n)                                                                                                 \
     case n:                                                                                                            \
-        tile(t, p, x, n, state, y, y_stride);                                                                          \
+        which(t, p, x, n, state, y, y_stride);                                                                         \
         break;
 #if defined __AVX512F__
-    case 1:
-        tile_of_one(t, p, x, state, y);
-        break;
+        CASE(tile_of_few, 1)
+        CASE(tile_of_few, 2)
+        CASE(tile_of_few, 3)
+        CASE(tile, 4)
+        CASE(tile, 5)
+        CASE(tile, 6)
+        CASE(tile, 7)
+        CASE(tile, 8)
 #else
-        CASE(1)
+        CASE(tile, 1)
+        CASE(tile, 2)
+        CASE(tile, 3)
+        CASE(tile, 4)
 #endif
-        CASE(2)
-        CASE(3)
-        CASE(4)
-#if TILE_TOKENS == 8
-        CASE(5)
-        CASE(6)
-        CASE(7)
-        CASE(8)
-#endif
+#undef CASE
     }
 }
 
