@@ -79,12 +79,12 @@ static void parts_add_up_to_what_was_counted(void **state)
 static void everybody_gets_his_own(void **state)
 {
     (void)state;
-    static const struct usage_part parts[] = {{100, 1, 1}, {999, 1, 1}, {0, 64, 0}, {40, 8, 1}};
+    static const struct usage_part parts[] = {{100, 1, 1, 0}, {999, 1, 1, 0}, {0, 64, 0, 64}, {40, 8, 1, 0}};
     enum { N = 4 };
     struct traffic_load all = {0};
     struct traffic_cost cost, own;
     for (uint32_t i = 0; i < N; i++)
-        traffic_add(&all, &dense, parts[i].n_past, parts[i].n_rows, parts[i].n_outputs);
+        traffic_add(&all, &dense, parts[i].n_past, parts[i].n_rows, parts[i].n_prompt, parts[i].n_outputs);
     traffic_cost(&dense, &all, &cost);
     struct step_traffic total = {.weight_bytes = (uint64_t)cost.weight_bytes,
                                  .kv_read_bytes = (uint64_t)cost.kv_read_bytes,
@@ -96,7 +96,7 @@ static void everybody_gets_his_own(void **state)
     usage_share(&r, parts, N, &total, 1, s);
     for (uint32_t i = 0; i < N; i++) {
         struct traffic_load l = {0};
-        traffic_add(&l, &dense, parts[i].n_past, parts[i].n_rows, parts[i].n_outputs);
+        traffic_add(&l, &dense, parts[i].n_past, parts[i].n_rows, parts[i].n_prompt, parts[i].n_outputs);
         traffic_cost(&dense, &l, &own);
         assert_true(fabs((double)s[i].traffic.kv_read_bytes - own.kv_read_bytes) <= 1);
         assert_true(fabs((double)s[i].traffic.kv_write_bytes - own.kv_write_bytes) <= 1);
@@ -106,6 +106,13 @@ static void everybody_gets_his_own(void **state)
         assert_true(fabs((double)s[i].traffic.weight_bytes - weights) <= 1);
     }
     assert_true(s[2].device_s > s[1].device_s); /* arithmetic counts where it takes longer */
+    struct traffic_model two_ways = dense;
+    struct usage_share faster[N];
+    two_ways.prompt_way = true;
+    r = (struct usage_rates){.model = &two_ways, .bytes_per_s = 1e9, .flops_per_s = 1e9, .prompt_flops_per_s = 2e9};
+    usage_share(&r, parts, N, &total, 1, faster);
+    assert_true(faster[2].device_s < s[2].device_s && faster[2].device_s > 0.5 * s[2].device_s);
+    assert_memory_equal(&faster[2].traffic, &s[2].traffic, sizeof s[2].traffic);
 }
 
 static void spans_are_joined_and_bounded(void **state)

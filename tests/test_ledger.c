@@ -41,7 +41,7 @@ static void open_fixture(struct fixture *f, const char *name, enum kv_type kv)
         fail_msg("%s: %s", name, e.msg);
     assert_true(f->traffic.kv_token_bytes * f->traffic.n_layer * CHUNK_TOKENS ==
                 (double)device_chunk_bytes(f->model, kv, CHUNK_TOKENS));
-    device_cpu_describe(f->model, &f->traffic);
+    device_cpu_describe(f->model, &c, &f->traffic);
 }
 
 static void close_fixture(struct fixture *f)
@@ -70,7 +70,7 @@ static void run_step(struct fixture *f, struct rng *r, uint32_t *past, struct tr
             chunks[i][k] = i * SEQ_CHUNKS + k;
         seqs[n_seqs++] = (struct step_seq){n_rows, n, past[i], chunks[i], SEQ_CHUNKS, rng_below(r, 2) ? 0 : UINT32_MAX};
         uint32_t wanted[] = {0, 1, 1, 1 + (uint32_t)rng_below(r, n)}, n_wanted = wanted[rng_below(r, 4)];
-        traffic_add(load, &f->traffic, past[i], n, n_wanted);
+        traffic_add(load, &f->traffic, past[i], n, seqs[n_seqs - 1].n_prompt, n_wanted);
         n_rows += n, past[i] += n;
         for (uint32_t k = n_wanted; k > 0; k--)
             outputs[n_outputs++] = n_rows - k;

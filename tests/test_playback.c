@@ -55,8 +55,9 @@ static struct sched_config config(const struct sched_policy *policy)
                   .last_bytes = 1e6,
                   .last_params = 5e5,
                   .kv_token_bytes = 1024,
-                  .pair_flops = 512},
-        .device = {.bytes_per_s = 1e9, .matmul_flops_per_s = 1e10, .confidence = 0.3},
+                  .pair_flops = 512,
+                  .prompt_way = true},
+        .device = {.bytes_per_s = 1e9, .matmul_flops_per_s = 1e10, .prompt_flops_per_s = 3e10, .confidence = 0.3},
         .itl_target_s = 0.05,
         .ttft_limit_s = 3,
     };

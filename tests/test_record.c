@@ -5,6 +5,7 @@
 #include "record_files.h"
 
 #include <fcntl.h>
+#include <jansson.h>
 #include <sys/stat.h>
 
 static struct sched_config config(void)
@@ -19,8 +20,12 @@ static struct sched_config config(void)
                                  .prefix_cache = true,
                                  .policy = "weir",
                                  .has_model = true,
-                                 .model = {.n_layer = 4, .attention_bytes = 1.0 / 3, .output_act_bytes = 7},
-                                 .device = {.bytes_per_s = 1e11 / 7, .confidence = 0.1},
+                                 .model = {.n_layer = 4,
+                                           .attention_bytes = 1.0 / 3,
+                                           .output_act_bytes = 7,
+                                           .last_bytes = 0.1,
+                                           .prompt_way = true},
+                                 .device = {.bytes_per_s = 1e11 / 7, .prompt_flops_per_s = 1e13, .confidence = 0.1},
                                  .itl_target_s = 0.1,
                                  .high = {.weight = 3},
                                  .low = {.itl_target_s = 0.7},
@@ -150,6 +155,34 @@ static void what_was_written_comes_back(void **state)
     assert_int_equal(st.st_mode & 0777, 0600);
 }
 
+/* Of before a layer's end and a prompt's way were known: nothing is left out, and there is one way. Other members must be
+ * there. */
+static void older_configurations_are_read(void **state)
+{
+    (void)state;
+    struct sched_config c = config(), read;
+    struct sched_policy policy, read_policy;
+    struct err e = {0};
+    assert_int_equal(sched_policy_find("weir", &policy, NULL), 0);
+    c.pipeline = &policy;
+    json_t *header = json_object();
+    assert_int_equal(record_config_write(header, &c), 0);
+    json_t *model = json_object_get(header, "traffic"), *device = json_object_get(header, "device");
+    assert_int_equal(json_object_del(model, "last_bytes") | json_object_del(model, "prompt_way") |
+                         json_object_del(device, "prompt_flops_per_s"),
+                     0);
+    assert_int_equal(record_config_read(header, &read, &read_policy, &e), 0);
+    assert_true(read.model.last_bytes == 0 && !read.model.prompt_way && read.device.prompt_flops_per_s == 0);
+    assert_true(read.model.attention_bytes == c.model.attention_bytes);
+    json_object_set_new(model, "prompt_way", json_integer(2));
+    assert_int_equal(record_config_read(header, &read, &read_policy, &e), WEIR_EFORMAT);
+    assert_non_null(strstr(e.msg, "prompt_way"));
+    json_object_del(model, "prompt_way");
+    json_object_del(model, "ffn_bytes");
+    assert_int_equal(record_config_read(header, &read, &read_policy, &e), WEIR_EFORMAT);
+    json_decref(header);
+}
+
 /* Cut anywhere: whole frames are read, the rest is told. Any byte changed: never a different record, for frames are
  * checked; at worst the file ends before it. */
 static void tears_and_damage(void **state)
@@ -273,7 +306,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         RECORD_TEST(what_was_written_comes_back), RECORD_TEST(tears_and_damage),
         RECORD_TEST(rotation_is_bounded),         RECORD_TEST(old_files_are_kept_and_others_not_touched),
-        RECORD_TEST(keys_are_pseudonyms),
+        RECORD_TEST(keys_are_pseudonyms),         RECORD_TEST(older_configurations_are_read),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -362,14 +362,15 @@ static void note_ends(struct world *w, const struct plan *p, const struct seq_ou
 }
 
 /* A device on which mixed lengths cost time takes what its bytes say; else all steps are alike. */
-static double step_s(const struct world *w, const struct plan *p)
+static double step_s(struct world *w, const struct plan *p)
 {
     struct traffic_load load = p->padding;
     struct calibration device;
     if (!(w->c.model.mixed_length_waste > 0))
         return 0.01;
     for (uint32_t i = 0; i < p->n_seqs; i++)
-        traffic_add(&load, &w->c.model, p->seqs[i].n_past, p->seqs[i].n_tokens, p->seqs[i].samples);
+        traffic_add(&load, &w->c.model, p->seqs[i].n_past, p->seqs[i].n_tokens, find(w, p->seqs[i].id)->n_prompt,
+                    p->seqs[i].samples);
     calibrate_init(&device, &w->c.model, &w->c.device);
     return calibrate_predict_s(&device, &load);
 }
@@ -440,6 +441,10 @@ static void make_config(struct world *w)
     c->device = (struct calibrate_prior){.bytes_per_s = 1e9, .matmul_flops_per_s = 1e11};
     if (below(w, 2)) /* rows without logits leave out most of the last layer */
         c->model.last_bytes = 1.4e6, c->model.last_params = 7e5;
+    if (below(w, 2)) { /* prompts go a way of their own */
+        c->model.prompt_way = true;
+        c->device.prompt_flops_per_s = 3e11;
+    }
     c->itl_target_s = 0.002 * (1 + below(w, 20));
     c->ttft_limit_s = below(w, 3) ? 0 : 0.05 * (1 + below(w, 10));
     if (below(w, 2)) { /* mixed lengths cost time, often more than weights do */

@@ -79,7 +79,7 @@ static void test_memory_wall(void **state)
     /* one token of a step without context reads all of it but the embedding: ~21 tokens/s at 3 TB/s */
     struct traffic_load l = {0};
     struct traffic_cost c;
-    traffic_add(&l, &t, 0, 1, 1);
+    traffic_add(&l, &t, 0, 1, 0, 1);
     traffic_cost(&t, &l, &c);
     assert_true(fabs(3e12 / c.weight_bytes - 21.8) < 0.1);
 }

@@ -64,15 +64,18 @@ static void test_counts_by_definition(void **state)
         if (i % 8 >= 4)
             m.last_params = (m.row_params - 4096) / 4, m.last_bytes = 2 * m.last_params;
         struct traffic_load l = {0};
+        m.prompt_way = i % 16 >= 8;
         double positions = 0, pairs = 0;
-        uint32_t rows = 0, outputs = 0, n_seqs = 1 + (uint32_t)rng_below(&r, 4);
+        uint32_t rows = 0, outputs = 0, prompts = 0, n_seqs = 1 + (uint32_t)rng_below(&r, 4);
         for (uint32_t s = 0; s < n_seqs; s++) {
             uint32_t past = (uint32_t)rng_below(&r, 80), n = 1 + (uint32_t)rng_below(&r, i % 3 ? 1 : 60);
             double p, q;
-            uint32_t n_outputs = (uint32_t)rng_below(&r, n < 3 ? n + 1 : 4);
+            uint32_t n_outputs = (uint32_t)rng_below(&r, n < 3 ? n + 1 : 4), n_prompt = (uint32_t)rng_below(&r, 160);
             count(&m, past, n, n_outputs, &p, &q);
             positions += p, pairs += q, rows += n, outputs += n_outputs;
-            traffic_add(&l, &m, past, n, n_outputs);
+            for (uint32_t k = past; k < past + n; k++)
+                prompts += k < n_prompt;
+            traffic_add(&l, &m, past, n, n_prompt, n_outputs);
         }
         struct traffic_cost c;
         traffic_cost(&m, &l, &c);
@@ -83,6 +86,9 @@ static void test_counts_by_definition(void **state)
         assert_true(c.output_flops == 2 * outputs * per_output);
         assert_true(c.matmul_flops == 2 * rows * (m.row_params - m.last_params) + c.output_flops);
         assert_true(c.output_weight_bytes == (outputs ? last : 0));
+        assert_true(l.n_prompt_rows == (m.prompt_way ? prompts : 0));
+        assert_true(c.prompt_flops == 2.0 * l.n_prompt_rows * (m.row_params - m.last_params));
+        assert_true(c.prompt_params == (l.n_prompt_rows ? m.row_params - m.last_params : 0));
         assert_true(c.weight_bytes ==
                     m.attention_bytes + m.ffn_bytes - m.last_bytes + rows * 128 + c.output_weight_bytes);
     }
@@ -96,7 +102,7 @@ static void test_no_logits_no_output_matrix(void **state)
     struct traffic_cost c;
     traffic_cost(&m, &l, &c);
     assert_true(traffic_bytes(&c) == 0 && traffic_flops(&c) == 0);
-    traffic_add(&l, &m, 0, 16, 0);
+    traffic_add(&l, &m, 0, 16, 16, 0);
     traffic_cost(&m, &l, &c);
     assert_true(c.weight_bytes == m.attention_bytes + m.ffn_bytes + 16 * 128);
 }
@@ -109,7 +115,7 @@ static void test_incremental(void **state)
     m.mixed_length_waste = 0.5;
     struct traffic_load l = {0}, many = {0};
     for (int i = 0; i < 9; i++)
-        traffic_add(&l, &m, 777, 1, 1);
+        traffic_add(&l, &m, 777, 1, 0, 1);
     traffic_add_many(&many, &m, 9, 777, 1, 1);
     assert_memory_equal(&l, &many, sizeof l);
     struct traffic_cost c;
@@ -128,20 +134,20 @@ static void test_mixed_lengths(void **state)
     struct traffic_load sum = {0};
     struct traffic_cost even, mixed, prompt;
     for (int i = 0; i < 5; i++)
-        traffic_add(&sum, &m, lengths[i] - 1, 1, 1);
+        traffic_add(&sum, &m, lengths[i] - 1, 1, 0, 1);
     traffic_cost(&m, &sum, &even);
     assert_true(even.kv_idle_bytes == 0 && sum.n_decoding == 0);
     m.mixed_length_waste = 0.25;
     sum = (struct traffic_load){0};
     for (int i = 0; i < 5; i++)
-        traffic_add(&sum, &m, lengths[i] - 1, 1, 1);
+        traffic_add(&sum, &m, lengths[i] - 1, 1, 0, 1);
     traffic_cost(&m, &sum, &mixed);
     double padded = 5 * 8000.0 - (8000 + 90 + 1000 + 1 + 350), near = 5 * 400.0 - (400 + 90 + 400 + 1 + 350);
     double lost = 0.25 * m.kv_token_bytes * ((m.n_layer - 2) * padded + 2 * near);
     assert_true(fabs(mixed.kv_idle_bytes - lost) <= 1e-9 * lost);
     assert_true(traffic_bytes(&mixed) == traffic_bytes(&even));
     assert_true(traffic_kv_time_bytes(&mixed) == mixed.kv_read_bytes + mixed.kv_write_bytes + mixed.kv_idle_bytes);
-    traffic_add(&sum, &m, 20000, 64, 1); /* rows of a prompt */
+    traffic_add(&sum, &m, 20000, 64, UINT32_MAX, 1); /* rows of a prompt */
     traffic_cost(&m, &sum, &prompt);
     assert_true(prompt.kv_idle_bytes == mixed.kv_idle_bytes);
     struct calibration c;
@@ -182,7 +188,7 @@ static void test_experts(void **state)
     }
     struct traffic_load l = {0};
     struct traffic_cost c;
-    traffic_add(&l, &m, 0, 1, 0);
+    traffic_add(&l, &m, 0, 1, 1, 0);
     traffic_cost(&m, &l, &c);
     double without = m.attention_bytes + m.ffn_bytes + 128;
     assert_true(fabs(c.weight_bytes - without - 8e6) < 1e-3);
@@ -201,16 +207,26 @@ struct fake_device {
     bool hard_roof;              /* max() instead of a smooth join */
     double noise, outliers;      /* deviation of log time; share of steps that take 1.5 to 6 times as long */
     double slow;                 /* all of it, times this */
+    double prompt_flops_per_s;   /* of a prompt's rows in tiles of 16; 0: they go the way of all, with them */
+    double unpack_rows;          /* for which those take so many times a row's time more */
 };
 
-static double product(const struct fake_device *d, double rows, double bytes, double flops)
+static double arithmetic_s(const struct fake_device *d, double rows, double flops)
 {
-    if (rows <= 0)
-        return 0;
     double padded = ceil(rows / d->tile) * d->tile / rows;
     double peak =
         rows <= 16 ? d->few_rows_flops_per_s : d->flops_per_s / (1 + 48 / rows); /* efficiency rises with rows */
-    double a = bytes / d->bytes_per_s, b = flops * padded / peak;
+    return rows > 0 ? flops * padded / peak : 0;
+}
+
+static double product(const struct fake_device *d, double rows, double prompt_rows, double bytes, double flops)
+{
+    if (rows <= 0)
+        return 0;
+    double a = bytes / d->bytes_per_s, others = d->prompt_flops_per_s > 0 ? rows - prompt_rows : rows;
+    double b = arithmetic_s(d, others, flops * others / rows);
+    if (others < rows)
+        b += flops / rows * (ceil(prompt_rows / 16) * 16 + d->unpack_rows) / d->prompt_flops_per_s;
     return d->hard_roof ? fmax(a, b) : a + 0.7 * b;
 }
 
@@ -220,8 +236,9 @@ static double fake_step(const struct fake_device *d, const struct traffic_model 
     struct traffic_cost c;
     traffic_cost(m, l, &c);
     double of = 2.0 * l->n_outputs * m->output_params, ob = l->n_outputs ? m->output_bytes : 0;
-    double t = d->fixed_s + d->seq_s * l->n_seqs + product(d, l->n_rows, c.weight_bytes - ob, c.matmul_flops - of) +
-               product(d, l->n_outputs, ob, of) + (c.kv_read_bytes + c.kv_write_bytes) / d->kv_bytes_per_s +
+    double t = d->fixed_s + d->seq_s * l->n_seqs +
+               product(d, l->n_rows, l->n_prompt_rows, c.weight_bytes - ob, c.matmul_flops - of) +
+               product(d, l->n_outputs, 0, ob, of) + (c.kv_read_bytes + c.kv_write_bytes) / d->kv_bytes_per_s +
                c.attention_flops / d->attention_flops_per_s;
     double gauss = 0;
     for (int i = 0; i < 12; i++)
@@ -241,11 +258,11 @@ static void draw_load(struct traffic_load *l, const struct traffic_model *m, str
         uint32_t n = 1u << rng_below(r, 6);
         n += (uint32_t)rng_below(r, n);
         for (uint32_t i = 0; i < n; i++)
-            traffic_add(l, m, (uint32_t)(exp(log(16) + rng_unit(r) * log(500))), 1, 1);
+            traffic_add(l, m, (uint32_t)(exp(log(16) + rng_unit(r) * log(500))), 1, 0, 1);
     }
     if (kind != 0) {
         uint32_t n = (uint32_t)exp(rng_unit(r) * log(2048));
-        traffic_add(l, m, (uint32_t)rng_below(r, 8) * n, n, rng_below(r, 2) ? 1 : 0);
+        traffic_add(l, m, (uint32_t)rng_below(r, 8) * n, n, UINT32_MAX, rng_below(r, 2) ? 1 : 0);
     }
 }
 
@@ -280,13 +297,17 @@ static double median_error(struct calibration *c, const struct fake_device *d, s
     double errors[4096];
     assert_true(n <= 4096);
     struct fake_device clean = *d;
+    struct traffic_model real = c->model; /* whatever the calibration is told of */
     clean.noise = clean.outliers = 0;
+    real.prompt_way = true;
     for (int i = 0; i < n; i++) {
-        struct traffic_load l;
+        struct traffic_load l, real_load;
+        struct rng same = *r;
         draw_load(&l, &c->model, r);
-        double truth = fake_step(&clean, &c->model, &l, r);
+        draw_load(&real_load, &real, &same);
+        double truth = fake_step(&clean, &real, &real_load, r);
         errors[i] = fabs(calibrate_predict_s(c, &l) / truth - 1);
-        double predicted = calibrate_update(c, &l, fake_step(d, &c->model, &l, r));
+        double predicted = calibrate_update(c, &l, fake_step(d, &real, &real_load, r));
         assert_true(predicted > 0 && isfinite(predicted));
         for (int k = 0; k < CALIBRATE_N; k++)
             assert_true(isfinite(c->log_param[k]) && c->param[k] > 0 && c->cov[k][k] > 0);
@@ -297,10 +318,10 @@ static double median_error(struct calibration *c, const struct fake_device *d, s
 
 static const struct fake_device devices[] = {
     /* a CPU socket, a small CPU, a GPU, a laptop whose caches make KV faster than weights */
-    {200e9, 6e12, 2e12, 150e9, 1e-3, 2e-5, 1.2e12, 1, false, 0.03, 0.03, 1},
-    {30e9, 0.4e12, 0.1e12, 25e9, 3e-4, 1e-6, 0.15e12, 4, true, 0.05, 0.05, 1},
-    {3e12, 700e12, 300e12, 2.5e12, 2e-4, 1e-7, 200e12, 8, true, 0.02, 0.02, 1},
-    {60e9, 2e12, 0.5e12, 120e9, 5e-4, 5e-6, 0.5e12, 16, false, 0.08, 0.1, 1},
+    {200e9, 6e12, 2e12, 150e9, 1e-3, 2e-5, 1.2e12, 1, false, 0.03, 0.03, 1, 0, 0},
+    {30e9, 0.4e12, 0.1e12, 25e9, 3e-4, 1e-6, 0.15e12, 4, true, 0.05, 0.05, 1, 0, 0},
+    {3e12, 700e12, 300e12, 2.5e12, 2e-4, 1e-7, 200e12, 8, true, 0.02, 0.02, 1, 0, 0},
+    {60e9, 2e12, 0.5e12, 120e9, 5e-4, 5e-6, 0.5e12, 16, false, 0.08, 0.1, 1, 0, 0},
 };
 #define N_DEVICES (sizeof devices / sizeof *devices)
 
@@ -348,6 +369,110 @@ static void test_calibration_tracks_a_slower_device(void **state)
     }
 }
 
+/* Devices on which a prompt's rows go a way of their own, three times as fast: each as it is told of that, and not. */
+static void test_prompts_have_a_rate_of_their_own(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < N_DEVICES + 2; i++) {
+        struct fake_device d = {30e9, 0.9e12, 1e12, 25e9, 5e-4, 5e-6, 0.7e12, 1, true, 0.03, 0.03, 1, 2.4e12, 66};
+        if (i == N_DEVICES)
+            d.prompt_flops_per_s = 4.5e12, d.unpack_rows = 0;
+        if (i < N_DEVICES) {
+            d = devices[i];
+            d.prompt_flops_per_s = 3 * d.flops_per_s;
+            d.unpack_rows = 64;
+        }
+        double error[2] = {0};
+        for (uint64_t seed = 1; seed <= 10; seed++) {
+            for (int told = 0; told < 2; told++) {
+                struct traffic_model m = llama_1b();
+                struct rng r = {seed * 1000 + i};
+                struct calibration c;
+                m.prompt_way = told;
+                calibrate_init(&c, &m, &guess);
+                median_error(&c, &d, &r, 200);
+                error[told] += median_error(&c, &d, &r, 400) / 10;
+            }
+        }
+        print_message("device %zu: median error %.1f %% by one rate, %.1f %% by two\n", i, 100 * error[0],
+                      100 * error[1]);
+        assert_true(error[1] < fmax(0.9 * error[0], 0.04)); /* one is all but always bound by memory */
+    }
+}
+
+/* Its rows beside those that decode: as many as a step of that time really holds. */
+static void test_fit_tokens_of_a_prompt(void **state)
+{
+    (void)state;
+    const struct fake_device d = {60e9, 1.8e12, 2e12, 50e9, 5e-4, 5e-6, 1.4e12, 1, true, 0.02, 0, 1, 4.8e12, 30};
+    struct traffic_model m = llama_1b();
+    m.prompt_way = true;
+    struct rng r = {3};
+    struct calibration c;
+    struct fake_device clean = d;
+    clean.noise = 0;
+    calibrate_init(&c, &m, &guess);
+    median_error(&c, &d, &r, 1000);
+    for (uint32_t n_decoding = 1; n_decoding <= 16; n_decoding *= 4) {
+        struct traffic_load l = {0};
+        traffic_add_many(&l, &m, n_decoding, 500, 1, 1);
+        uint32_t n = calibrate_fit_tokens(&c, &l, 0, 4096, 4096, 0.1, INFINITY);
+        traffic_add(&l, &m, 0, n, 4096, 1);
+        assert_int_equal(l.n_prompt_rows, n);
+        double s = fake_step(&clean, &m, &l, &r);
+        if (s < 0.085 || s > 0.115)
+            print_message("%u rows beside %u that decode take %.3f s\n", n, n_decoding, s);
+        assert_true(s > 0.085 && s < 0.115);
+    }
+}
+
+/* On a device that has one way only, nothing is learned of another and no prediction depends on it. */
+static void test_one_way_only(void **state)
+{
+    (void)state;
+    struct traffic_model m = llama_1b();
+    struct calibrate_prior other = guess;
+    other.prompt_flops_per_s = 100 * guess.matmul_flops_per_s;
+    struct calibration a, b;
+    struct rng r = {8};
+    calibrate_init(&a, &m, &guess);
+    calibrate_init(&b, &m, &other);
+    double ratio = b.param[CALIBRATE_PROMPT], unpack = b.param[CALIBRATE_UNPACK];
+    for (int i = 0; i < 2000; i++) {
+        struct traffic_load l;
+        draw_load(&l, &m, &r);
+        struct fake_device d = devices[0];
+        d.slow = i < 1000 ? 1 : 3;
+        double took = fake_step(&d, &m, &l, &r);
+        assert_true(l.n_prompt_rows == 0);
+        assert_true(calibrate_bound_s(&a, &l) == calibrate_bound_s(&b, &l));
+        assert_true(calibrate_update(&a, &l, took) == calibrate_update(&b, &l, took));
+    }
+    assert_true(b.n_reopened > 0 && b.param[CALIBRATE_PROMPT] == ratio && b.param[CALIBRATE_UNPACK] == unpack);
+}
+
+/* A way that turns out to be no faster: its rate comes to be the other's, and predictions stay good. */
+static void test_two_ways_of_one_rate(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 5; seed++) {
+        struct fake_device d = {60e9, 1.8e12, 2e12, 50e9, 5e-4, 5e-6, 1.8e12, 1, false, 0.03, 0.03, 1, 1.8e12, 10};
+        struct traffic_model m = llama_1b();
+        m.prompt_way = true;
+        struct calibrate_prior wrong = guess;
+        wrong.prompt_flops_per_s = 4 * guess.matmul_flops_per_s;
+        struct calibration c;
+        struct rng r = {seed};
+        calibrate_init(&c, &m, &wrong);
+        median_error(&c, &d, &r, 1000);
+        assert_true(median_error(&c, &d, &r, 400) < 0.1);
+        double at_256 = calibrate_flops_per_s(&c, 256);
+        if (at_256 < 0.75 * 1.8e12 || at_256 > 1.8e12 * 1.3)
+            print_message("seed %u: %.2e\n", (unsigned)seed, at_256);
+        assert_true(at_256 > 0.75 * 1.8e12 && at_256 < 1.3 * 1.8e12);
+    }
+}
+
 static void test_one_wild_step_does_little(void **state)
 {
     (void)state;
@@ -381,7 +506,7 @@ static void test_monotonous_load(void **state)
     median_error(&c, &devices[0], &r, 500);
     struct traffic_load decode = {0}, prefill = {0};
     traffic_add_many(&decode, &m, 4, 500, 1, 1);
-    traffic_add(&prefill, &m, 0, 512, 1);
+    traffic_add(&prefill, &m, 0, 512, 512, 1);
     struct fake_device clean = devices[0];
     clean.noise = clean.outliers = 0;
     for (int i = 0; i < 100000; i++)
@@ -434,7 +559,7 @@ static void test_bound(void **state)
         double predicted = calibrate_predict_s(&c, &l);
         calibrate_update(&c, &l, 2 * predicted);
         assert_true(calibrate_bound_s(&c, &l) >= 2 * predicted * (1 - 1e-9));
-        assert_true(calibrate_fit_tokens(&c, &l, 0, 4096, INFINITY, calibrate_bound_s(&c, &l)) < 4096);
+        assert_true(calibrate_fit_tokens(&c, &l, 0, UINT32_MAX, 4096, INFINITY, calibrate_bound_s(&c, &l)) < 4096);
     }
     if (n_over * 33 > n_steps)
         print_message("%d of %d steps over their bound\n", n_over, n_steps);
@@ -452,15 +577,15 @@ static void test_fit_tokens(void **state)
     struct traffic_load l = {0};
     traffic_add_many(&l, &m, 16, 800, 1, 1);
     double base = calibrate_predict_s(&c, &l);
-    assert_int_equal(calibrate_fit_tokens(&c, &l, 0, 4096, base * 0.5, INFINITY), 0);
-    assert_int_equal(calibrate_fit_tokens(&c, &l, 0, 0, 1, INFINITY), 0);
-    assert_int_equal(calibrate_fit_tokens(&c, &l, 0, 4096, 1e9, INFINITY), 4096);
+    assert_int_equal(calibrate_fit_tokens(&c, &l, 0, UINT32_MAX, 4096, base * 0.5, INFINITY), 0);
+    assert_int_equal(calibrate_fit_tokens(&c, &l, 0, UINT32_MAX, 0, 1, INFINITY), 0);
+    assert_int_equal(calibrate_fit_tokens(&c, &l, 0, UINT32_MAX, 4096, 1e9, INFINITY), 4096);
     uint32_t last = 0;
     for (double budget = base * 1.05; budget < base * 20; budget *= 1.3) {
-        uint32_t n = calibrate_fit_tokens(&c, &l, 3000, 4096, budget, INFINITY);
+        uint32_t n = calibrate_fit_tokens(&c, &l, 3000, UINT32_MAX, 4096, budget, INFINITY);
         struct traffic_load with = l;
         if (n) {
-            traffic_add(&with, &m, 3000, n, 1);
+            traffic_add(&with, &m, 3000, n, UINT32_MAX, 1);
             assert_true(calibrate_predict_s(&c, &with) <= budget);
         }
         assert_true(n >= last);
@@ -529,6 +654,10 @@ int main(void)
         cmocka_unit_test(test_monotonous_load),
         cmocka_unit_test(test_figures_are_found),
         cmocka_unit_test(test_fit_tokens),
+        cmocka_unit_test(test_prompts_have_a_rate_of_their_own),
+        cmocka_unit_test(test_fit_tokens_of_a_prompt),
+        cmocka_unit_test(test_one_way_only),
+        cmocka_unit_test(test_two_ways_of_one_rate),
         cmocka_unit_test(test_bound),
         cmocka_unit_test(test_parts_and_errors_add_up),
         cmocka_unit_test(test_confident_prior),

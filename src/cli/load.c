@@ -224,19 +224,24 @@ static int describe_work(struct loaded *l, const struct load_config *c, struct e
         return r;
     sc->model.kv_token_bytes =
         2.0 * l->model->n_head_kv * (double)kv_row_bytes(l->config.device.kv_type, l->model->head_dim);
-    device_cpu_describe(l->model, &sc->model);
+    device_cpu_describe(l->model, &l->config.device, &sc->model);
     double bytes_per_s = c->read_bytes_per_s;
     if (bytes_per_s <= 0)
         r = device_cpu_read_bandwidth(c->threads, BANDWIDTH_PROBE_BYTES, BANDWIDTH_PROBE_S, &bytes_per_s, e);
     if (r)
         return r;
-    double flops_per_s = 0;
-    r = device_cpu_matmul_rate(main_weight_type(l->model->file), c->threads, ARITHMETIC_PROBE_S, &flops_per_s, e);
+    const enum tensor_type type = main_weight_type(l->model->file);
+    double flops_per_s = 0, prompt_flops_per_s = 0;
+    r = device_cpu_matmul_rate(type, false, c->threads, ARITHMETIC_PROBE_S, &flops_per_s, e);
+    if (!r && sc->model.prompt_way)
+        r = device_cpu_matmul_rate(type, true, c->threads, ARITHMETIC_PROBE_S, &prompt_flops_per_s, e);
     if (r)
         return r;
     sc->has_model = true;
-    sc->device =
-        (struct calibrate_prior){.bytes_per_s = bytes_per_s, .matmul_flops_per_s = flops_per_s, .confidence = 0.2};
+    sc->device = (struct calibrate_prior){.bytes_per_s = bytes_per_s,
+                                          .matmul_flops_per_s = flops_per_s,
+                                          .prompt_flops_per_s = prompt_flops_per_s,
+                                          .confidence = 0.2};
     return 0;
 }
 

@@ -206,7 +206,7 @@ static void fill_intensity(struct plan_report *p, uint32_t batch)
     add_intensity(p, 1, name, &t);
     struct traffic_load l = {0};
     uint32_t rows = p->prompt < p->in.step_tokens ? p->prompt : p->in.step_tokens;
-    traffic_add(&l, &p->r.model, 0, rows, 1);
+    traffic_add(&l, &p->r.model, 0, rows, rows, 1);
     roofline_step(&p->r, &l, &t);
     snprintf(name, sizeof name, "prefill, %lu rows", (unsigned long)rows);
     add_intensity(p, 2, name, &t);

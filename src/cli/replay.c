@@ -178,6 +178,7 @@ static int make_replica(const struct job *j, const char *device, struct replay_r
     double devices = a->tensor_parallel;
     struct traffic_model own_model = *m;
     own_model.mixed_length_waste = p.mixed_length_waste;
+    own_model.prompt_way = false; /* a recording's device may have one */
     *out = (struct replay_replica){
         .name = device,
         .price_per_hour = devices * p.price_per_hour,

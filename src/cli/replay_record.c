@@ -296,7 +296,8 @@ static void weigh_plan(struct player *y)
         const struct live *l = find_live(y, ps->id);
         struct replay_request *q = &y->p->live.requests[l->request];
         if (c->has_model)
-            traffic_add(&y->load, &c->model, ps->n_past, ps->n_tokens, ps->samples);
+            traffic_add(&y->load, &c->model, ps->n_past, ps->n_tokens, y->p->trace.requests[l->request].n_prompt,
+                        ps->samples);
         if (q->queue_s < 0)
             q->queue_s = (float)(figure_s(y) - q->arrival_s);
     }

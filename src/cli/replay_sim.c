@@ -233,7 +233,7 @@ static void start_step(struct sim *s, struct replica *rep)
     for (uint32_t k = 0; k < rep->plan.n_seqs; k++) {
         const struct plan_seq *ps = &rep->plan.seqs[k];
         struct live *l = &s->live[ps->id - 1];
-        traffic_add(&load, m, ps->n_past, ps->n_tokens, ps->samples ? 1 : 0);
+        traffic_add(&load, m, ps->n_past, ps->n_tokens, s->c->trace->requests[ps->id - 1].n_prompt, ps->samples);
         used += ps->n_past + ps->n_tokens;
         held += held_tokens(s, rep, ps);
         if (!l->started) {

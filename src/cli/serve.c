@@ -6,6 +6,7 @@
 
 #include <curl/curl.h>
 #include <event2/event.h>
+#include <math.h>
 #include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -179,7 +180,8 @@ static int serve(const struct serve_config *c, const struct auth *auth, struct l
         .info = server_info(c, l, names[0]),
         .figures = {.peak_bytes_per_s = l->config.sched.device.bytes_per_s,
                     .peak_configured = c->load.read_bytes_per_s > 0,
-                    .peak_flops_per_s = l->config.sched.device.matmul_flops_per_s,
+                    .peak_flops_per_s =
+                        fmax(l->config.sched.device.matmul_flops_per_s, l->config.sched.device.prompt_flops_per_s),
                     .price_per_bandwidth_hour = c->price},
         .ledger = ledger,
         .counter = counter,

@@ -110,8 +110,8 @@ uint64_t device_memory_bytes(const struct device *d);
 size_t device_chunk_bytes(const struct model *m, enum kv_type t, uint32_t chunk_tokens);
 
 /* What of the traffic model depends on how the CPU device runs the model: rows of a sequence that share a pass over its
- * cache, and what of the last layer it leaves out for rows without logits. */
-void device_cpu_describe(const struct model *m, struct traffic_model *out);
+ * cache, what of the last layer it leaves out for rows without logits, and whether a prompt's rows go a way of their own. */
+void device_cpu_describe(const struct model *m, const struct device_config *c, struct traffic_model *out);
 
 /* device/cpu: threads over shared memory. Reads the model's weights; both m and f must outlive it. */
 int device_cpu_create(struct device **out, const struct forward *f, const struct device_config *c, struct err *e);
@@ -127,9 +127,10 @@ int device_cpu_read_probe_create(struct read_probe **out, uint32_t n_threads, si
 double device_cpu_read_probe_pass(struct read_probe *p); /* bytes per second */
 void device_cpu_read_probe_destroy(struct read_probe *p);
 
-/* The same of arithmetic: products of 128 rows with weights of that type, which the caches hold, for about `seconds`
- * (one pass at least): the best pass, operations per second, a multiply-add counting as two. */
-int device_cpu_matmul_rate(enum tensor_type type, uint32_t n_threads, double seconds, double *flops_per_s,
+/* The same of arithmetic: products of 128 rows (of a prompt, where they have a way of their own, or not) with weights of that
+ * type, which the caches hold, for about `seconds` (one pass at least): the best pass, operations per second, a multiply-add
+ * counting as two. */
+int device_cpu_matmul_rate(enum tensor_type type, bool prompt, uint32_t n_threads, double seconds, double *flops_per_s,
                            struct err *e);
 
 #endif

@@ -123,7 +123,7 @@ double roofline_prefill_s(const struct roofline *r, uint32_t n_tokens, uint32_t 
         n = n_tokens - done < step_tokens ? n_tokens - done : step_tokens;
         struct traffic_load l = {0};
         struct roofline_time t;
-        traffic_add(&l, &r->model, done, n, done + n == n_tokens);
+        traffic_add(&l, &r->model, done, n, n_tokens, done + n == n_tokens);
         roofline_step(r, &l, &t);
         s += t.expected_s;
     }

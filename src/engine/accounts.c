@@ -13,9 +13,12 @@ int accounts_init(struct engine *en, bool wanted, struct err *e)
         return 0;
     en->once = c->model;
     en->once.kv_block_rows = 0;
+    const double prompt_flops_per_s = c->device.prompt_flops_per_s;
     en->rates = (struct usage_rates){.model = c->has_model ? &en->config.model : NULL,
                                      .bytes_per_s = c->device.bytes_per_s,
-                                     .flops_per_s = c->device.matmul_flops_per_s};
+                                     .flops_per_s = c->device.matmul_flops_per_s,
+                                     .prompt_flops_per_s =
+                                         prompt_flops_per_s > 0 ? prompt_flops_per_s : c->device.matmul_flops_per_s};
     en->parts = mem_array(c->max_running, sizeof *en->parts);
     en->shares = mem_array(c->max_running, sizeof *en->shares);
     return en->parts && en->shares ? 0 : err_set(e, WEIR_ENOMEM, "no memory for the accounts of an engine");
@@ -104,10 +107,13 @@ void accounts_step(struct engine *en, const struct plan *plan, const struct step
     rec.n_preempted = (uint32_t)(st.n_preemptions - en->stats.sched.n_preemptions);
     for (uint32_t i = 0; i < plan->n_seqs; i++) {
         const struct plan_seq *p = &plan->seqs[i];
-        en->parts[i] = (struct usage_part){.n_past = p->n_past, .n_rows = p->n_tokens, .n_outputs = en->seq_outputs[i]};
+        en->parts[i] = (struct usage_part){.n_past = p->n_past,
+                                           .n_rows = p->n_tokens,
+                                           .n_outputs = en->seq_outputs[i],
+                                           .n_prompt = en->gens[slot_of(p->id)]->n_prompt};
         rec.n_outputs += en->seq_outputs[i];
         if (en->rates.model)
-            traffic_add(&load, &en->once, p->n_past, p->n_tokens, en->seq_outputs[i]);
+            traffic_add(&load, &en->once, p->n_past, p->n_tokens, 0, en->seq_outputs[i]);
     }
     usage_share(&en->rates, en->parts, plan->n_seqs, &r->traffic, r->seconds, en->shares);
     for (uint32_t i = 0; i < plan->n_seqs; i++) {

@@ -6,8 +6,8 @@
 #include <math.h>
 #include <string.h>
 
-/* FIELD_SHARE: -1 is none. FIELD_LATER: recordings of before it was there have none, which is 0. */
-enum field_kind { FIELD_U32, FIELD_BOOL, FIELD_F64, FIELD_SHARE, FIELD_LATER };
+/* FIELD_SHARE: -1 is none. FIELD_LATER, FIELD_LATER_BOOL: recordings of before it was there have none, which is 0. */
+enum field_kind { FIELD_U32, FIELD_BOOL, FIELD_LATER_BOOL, FIELD_F64, FIELD_SHARE, FIELD_LATER };
 
 struct field {
     const char *name;
@@ -34,6 +34,10 @@ struct field {
 #define LATER(struct_, name_)                                                                                          \
     {                                                                                                                  \
 #name_, FIELD_LATER, offsetof(struct struct_, name_)                                                           \
+    }
+#define LATER_BOOL(struct_, name_)                                                                                     \
+    {                                                                                                                  \
+#name_, FIELD_LATER_BOOL, offsetof(struct struct_, name_)                                                      \
     }
 #define FIELDS_END                                                                                                     \
     {                                                                                                                  \
@@ -77,11 +81,13 @@ static const struct field traffic_fields[] = {
     F64(traffic_model, row_act_bytes),
     F64(traffic_model, output_act_bytes),
     F64(traffic_model, mixed_length_waste),
+    LATER_BOOL(traffic_model, prompt_way),
     FIELDS_END,
 };
 static const struct field device_fields[] = {
     F64(calibrate_prior, bytes_per_s),
     F64(calibrate_prior, matmul_flops_per_s),
+    LATER(calibrate_prior, prompt_flops_per_s),
     F64(calibrate_prior, attention_flops_per_s),
     F64(calibrate_prior, fixed_s),
     F64(calibrate_prior, seq_s),
@@ -91,7 +97,7 @@ static const struct field device_fields[] = {
 
 /* A new member belongs into a table above: without it a recording does not say what the scheduler was told. */
 #if UINTPTR_MAX == UINT64_MAX
-_Static_assert(sizeof(struct sched_config) == 408, "struct sched_config has changed: see the tables above");
+_Static_assert(sizeof(struct sched_config) == 424, "struct sched_config has changed: see the tables above");
 _Static_assert(sizeof(struct sched_request) == 64, "struct sched_request has changed: see put_request and get_request");
 #endif
 
@@ -106,7 +112,7 @@ static int write_fields(json_t *header, const char *name, const struct field *fi
         if (f->kind == FIELD_U32) {
             memcpy(&u, at, sizeof u);
             json_object_set_new(o, f->name, json_integer(u));
-        } else if (f->kind == FIELD_BOOL) {
+        } else if (f->kind == FIELD_BOOL || f->kind == FIELD_LATER_BOOL) {
             memcpy(&b, at, sizeof b);
             json_object_set_new(o, f->name, json_boolean(b));
         } else {
@@ -129,14 +135,14 @@ static int read_fields(const json_t *header, const char *name, const struct fiel
             json_integer_value(v) <= UINT32_MAX) {
             uint32_t u = (uint32_t)json_integer_value(v);
             memcpy(at, &u, sizeof u);
-        } else if (f->kind == FIELD_BOOL && json_is_boolean(v)) {
+        } else if ((f->kind == FIELD_BOOL || f->kind == FIELD_LATER_BOOL) && json_is_boolean(v)) {
             bool b = json_is_true(v);
             memcpy(at, &b, sizeof b);
         } else if (f->kind >= FIELD_F64 && json_is_number(v) &&
                    json_number_value(v) >= (f->kind == FIELD_SHARE ? -1 : 0) && json_number_value(v) <= 1e30) {
             double d = json_number_value(v);
             memcpy(at, &d, sizeof d);
-        } else if (v || f->kind != FIELD_LATER) {
+        } else if (v || (f->kind != FIELD_LATER && f->kind != FIELD_LATER_BOOL)) {
             return err_set(e, WEIR_EFORMAT, "the header's %s.%s is missing or out of range", name, f->name);
         }
     }

@@ -92,12 +92,13 @@ static struct model_part part_of(const struct usage_rates *r, const struct weigh
                                    .seconds = p->n_rows};
     struct traffic_load l = {0};
     struct traffic_cost c;
-    traffic_add(&l, m, p->n_past, p->n_rows, p->n_outputs);
+    traffic_add(&l, m, p->n_past, p->n_rows, p->n_prompt, p->n_outputs);
     traffic_cost(m, &l, &c);
     double weights = w->shared + p->n_rows * w->row + (p->n_outputs ? w->output : 0);
     double flops = traffic_flops(&c), memory = weights + c.kv_read_bytes + c.kv_write_bytes;
     double memory_s = r->bytes_per_s > 0 ? memory / r->bytes_per_s : memory;
-    double compute_s = r->flops_per_s > 0 ? flops / r->flops_per_s : 0;
+    double compute_s = r->flops_per_s > 0 ? (flops - c.prompt_flops) / r->flops_per_s : 0;
+    compute_s += r->prompt_flops_per_s > 0 ? c.prompt_flops / r->prompt_flops_per_s : 0;
     return (struct model_part){.weights = weights,
                                .kv_read = c.kv_read_bytes,
                                .kv_write = c.kv_write_bytes,

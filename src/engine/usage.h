@@ -72,7 +72,7 @@ void gen_usage_span(struct gen_usage *u, enum gen_phase phase, double end_s, uin
 /* ---- sharing a step out ---- */
 
 struct usage_part {
-    uint32_t n_past, n_rows, n_outputs;
+    uint32_t n_past, n_rows, n_outputs, n_prompt; /* n_prompt: positions below are a prompt's */
 };
 
 struct usage_share {
@@ -81,8 +81,8 @@ struct usage_share {
 };
 
 struct usage_rates {
-    const struct traffic_model *model; /* NULL: equal parts, KV by positions */
-    double bytes_per_s, flops_per_s;
+    const struct traffic_model *model;                   /* NULL: equal parts, KV by positions */
+    double bytes_per_s, flops_per_s, prompt_flops_per_s; /* 0: not counted */
 };
 
 /* out[n]: the parts of what the device counted in a step of these n sequences. Pure. */

@@ -66,19 +66,19 @@ static uint32_t expected_remaining(const struct sched *s, const struct seq *q)
 
 /* --- what has happened ------------------------------------------------------------------------------------------ */
 
-/* Seconds of n rows behind n_past positions, in steps of nothing else. */
-static double predict_rows_s(const struct sched *s, uint32_t n_past, uint32_t n)
+/* Seconds of q's n rows behind n_past positions, in steps of nothing else. */
+static double predict_rows_s(const struct sched *s, const struct seq *q, uint32_t n_past, uint32_t n)
 {
     uint32_t step = s->config.max_step_tokens;
     struct traffic_load load = {0};
     double whole_steps = floor((double)n / step), seconds = 0;
     if (whole_steps > 0) {
-        traffic_add(&load, &s->config.model, n_past + (n - step) / 2, step, 0);
+        traffic_add(&load, &s->config.model, n_past + (n - step) / 2, step, q->n_prompt, 0);
         seconds = whole_steps * calibrate_predict_s(&s->forecast.steps, &load);
     }
     if (n % step) {
         memset(&load, 0, sizeof load);
-        traffic_add(&load, &s->config.model, n_past + n - n % step, n % step, 1);
+        traffic_add(&load, &s->config.model, n_past + n - n % step, n % step, q->n_prompt, 1);
         seconds += calibrate_predict_s(&s->forecast.steps, &load);
     }
     return seconds;
@@ -87,7 +87,7 @@ static double predict_rows_s(const struct sched *s, uint32_t n_past, uint32_t n)
 static double predict_prefill_s(const struct sched *s, const struct seq *q)
 {
     uint32_t n_idle, n_cached = kv_count_ready(s, q, &n_idle) * s->config.chunk_tokens;
-    return predict_rows_s(s, n_cached, q->n_tokens - n_cached);
+    return predict_rows_s(s, q, n_cached, q->n_tokens - n_cached);
 }
 
 void forecast_queued(struct sched *s, struct seq *q)
@@ -129,7 +129,7 @@ static bool takes_long(const struct sched *s, double prefill_s)
 static void count_prefill(struct sched *s, struct seq *q, uint32_t n_rows)
 {
     struct forecast *f = &s->forecast;
-    double left_s = predict_rows_s(s, q->n_past, n_rows);
+    double left_s = predict_rows_s(s, q, q->n_past, n_rows);
     f->n_prefilling = f->n_prefilling + (n_rows > 0) - (q->rows_left > 0);
     f->prefill_rows = f->prefill_rows + n_rows - q->rows_left;
     f->prefill_s = f->n_prefilling ? f->prefill_s + left_s - q->left_s : 0;
@@ -208,7 +208,7 @@ void forecast_planned(struct sched *s, const struct draft *d)
     s->load = s->padding;
     for (uint32_t i = 0; i < s->n_plan; i++)
         traffic_add(&s->load, &s->config.model, s->plan_seqs[i].n_past, s->plan_seqs[i].n_tokens,
-                    s->plan_seqs[i].samples);
+                    s->seqs[s->plan_slots[i]].n_prompt, s->plan_seqs[i].samples);
     s->predicted_s = calibrate_predict_s(&s->forecast.steps, &s->load);
 }
 
@@ -216,7 +216,7 @@ void forecast_planned(struct sched *s, const struct draft *d)
 static double chunk_s(const struct sched *s, uint32_t n_past)
 {
     struct traffic_load load = {0};
-    traffic_add(&load, &s->config.model, n_past, s->config.max_step_tokens, 0);
+    traffic_add(&load, &s->config.model, n_past, s->config.max_step_tokens, UINT32_MAX, 0);
     return calibrate_predict_s(&s->forecast.steps, &load) * s->config.chunk_tokens / s->config.max_step_tokens;
 }
 
@@ -288,8 +288,10 @@ static double prefill_share(struct sched *s)
         return 1;
     if (f->share_as_of != f->n_plans + 1) {
         uint64_t tokens = peak_chunks(&f->peak, f->n_rounds, NULL) * s->config.chunk_tokens;
-        double busy = (decode_step_s(s, s->running.n, (double)tokens) + lengths_extra_s(s, NULL)) / target_s(s, NULL);
-        f->share = fmax(MIN_PREFILL_SHARE, 1 - busy);
+        struct traffic_load load = traffic_decoding(&s->config.model, s->running.n, (double)tokens);
+        forecast_add_first_row(s, &load);
+        double busy_s = calibrate_predict_s(&f->steps, &load) + lengths_extra_s(s, NULL);
+        f->share = fmax(MIN_PREFILL_SHARE, 1 - busy_s / target_s(s, NULL));
         f->share_as_of = f->n_plans + 1;
     }
     return f->share;

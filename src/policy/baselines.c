@@ -72,7 +72,7 @@ void stage_pad(struct sched *s, struct draft *d)
         const struct plan_seq *p = &s->plan_seqs[i];
         const struct seq *q = &s->seqs[s->plan_slots[i]];
         if (p->n_past == 0 && s->batch_prompt > q->n_prompt)
-            traffic_add(&s->padding, &s->config.model, 0, s->batch_prompt - q->n_prompt, 0);
+            traffic_add(&s->padding, &s->config.model, 0, s->batch_prompt - q->n_prompt, s->batch_prompt, 0);
         n_decoding += q->n_tokens > q->n_prompt;
         longest = p->n_past > longest ? p->n_past : longest;
     }

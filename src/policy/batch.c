@@ -38,7 +38,7 @@ void batch_begin(struct sched *s, struct draft *d)
             continue;
         n_decoding++;
         if (s->config.has_model)
-            traffic_add(&d->load, &s->config.model, s->seqs[slot].n_past, 1, 1);
+            traffic_add(&d->load, &s->config.model, s->seqs[slot].n_past, 1, s->seqs[slot].n_prompt, 1);
     }
     d->rows_left = s->config.max_step_tokens - n_decoding;
     d->rows_left = fewer_rows(d->rows_left, d->prefill_shift, s->config.chunk_tokens);
@@ -47,7 +47,9 @@ void batch_begin(struct sched *s, struct draft *d)
     d->short_s = fmax(0, s->forecast.prefill_s - s->forecast.long_s);
     if (d->timed) { /* however long decoding takes, prefill goes on */
         const struct calibration *c = &s->forecast.steps;
-        double step_s = calibrate_predict_s(c, &d->load), bound_s = calibrate_bound_s(c, &d->load);
+        struct traffic_load least = d->load;
+        forecast_add_first_row(s, &least);
+        double step_s = calibrate_predict_s(c, &least), bound_s = calibrate_bound_s(c, &least);
         d->bound_s = fmax(limit_for_turn(d, bound_s, d->bound_s), bound_s / (1 - MIN_PREFILL_SHARE));
         d->budget_s = fmax(limit_for_turn(d, step_s, d->budget_s), step_s / (1 - MIN_PREFILL_SHARE));
     }
@@ -109,7 +111,8 @@ static uint32_t rows_with_chunks(struct sched *s, struct seq *q, uint32_t slot, 
  * nobody starves. */
 static uint32_t rows_within_time(const struct sched *s, const struct draft *d, const struct seq *q, uint32_t n_rows)
 {
-    uint32_t fit = calibrate_fit_tokens(&s->forecast.steps, &d->load, q->n_past, n_rows, d->budget_s, d->bound_s);
+    uint32_t fit =
+        calibrate_fit_tokens(&s->forecast.steps, &d->load, q->n_past, q->n_prompt, n_rows, d->budget_s, d->bound_s);
     if (fit > 0 || d->has_prefill || d->yields || d->from_bucket > 0)
         return fit;
     /* One alone would pass for a sequence that decodes, and everybody would wait for its whole context. */
@@ -147,7 +150,7 @@ static uint32_t plan_rows(struct sched *s, struct draft *d, struct seq *q, uint3
     d->rows_left -= decodes ? 0 : n_rows;
     d->has_prefill = d->has_prefill || !decodes;
     if (s->config.has_model && !decodes)
-        traffic_add(&d->load, &s->config.model, q->n_past, n_rows, q->n_past + n_rows == q->n_tokens);
+        traffic_add(&d->load, &s->config.model, q->n_past, n_rows, q->n_prompt, q->n_past + n_rows == q->n_tokens);
     return n_rows;
 }
 

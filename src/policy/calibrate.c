@@ -11,7 +11,8 @@
 #define BIAS_CHANGED 1.0     /* four clipped innovations on one side in a row, or more that are smaller */
 #define REOPEN_VARIANCE 0.16 /* of log time, common to all parameters: a factor of 1.5 */
 #define REOPEN_SINGLE_VARIANCE 0.01
-#define LEAST_GAIN 0.02 /* of what is measured: loads known better than that against the noise learn no less */
+#define LEAST_GAIN 0.02  /* of what is measured: loads known better than that against the noise learn no less */
+#define UNPACK_ROWS 64.0 /* guessed: two tiles of rows, or a few */
 #define NOISE_START 0.0064
 #define NOISE_MIN 2.5e-5 /* 0.5 % */
 #define NOISE_MAX 0.09
@@ -46,11 +47,17 @@ void calibrate_init(struct calibration *c, const struct traffic_model *m, const 
     c->log_param[CALIBRATE_FLOP] = -log(p->matmul_flops_per_s);
     c->log_param[CALIBRATE_ATTENTION] = -log(attention);
 
+    double prompt = p->prompt_flops_per_s > 0 ? p->prompt_flops_per_s : p->matmul_flops_per_s;
+    c->log_param[CALIBRATE_PROMPT] = log(p->matmul_flops_per_s / prompt);
+    c->log_param[CALIBRATE_UNPACK] = log(UNPACK_ROWS);
+
     static const double guess_deviation[CALIBRATE_CURVE] = {2.0, 2.0, 0.7, 1.0, 0.7, 1.0};
-    const double curve_deviation = 0.6;
+    const double curve_deviation = 0.6, prompt_deviation = m->prompt_way ? 1.0 : 0;
     double trust = fmin(fmax(p->confidence, 0), 1), scale = 1 - 0.8 * trust;
     for (int i = 0; i < CALIBRATE_N; i++) {
-        double sd = i < CALIBRATE_CURVE ? guess_deviation[i] : curve_deviation;
+        double sd = i < CALIBRATE_CURVE    ? guess_deviation[i]
+                    : i < CALIBRATE_PROMPT ? curve_deviation
+                                           : prompt_deviation;
         c->cov_max[i] = sd * sd;
         c->cov[i][i] = sd * sd * scale * scale;
     }
@@ -74,6 +81,7 @@ struct curve_at {
 
 static struct curve_at curve_at(uint32_t n)
 {
+    n = n ? n : 1; /* prompts alone read the weights all the same */
     int k = 31 - __builtin_clz(n | 1);
     if (k >= CALIBRATE_KNOTS - 1)
         return (struct curve_at){CALIBRATE_CURVE + CALIBRATE_KNOTS - 2, 0, 1};
@@ -81,21 +89,48 @@ static struct curve_at curve_at(uint32_t n)
     return (struct curve_at){CALIBRATE_CURVE + k, 1 - u, u};
 }
 
-/* Seconds of one product of n rows, and its derivatives by the logarithms of its parameters added to grad if wanted. */
-static double product_s(const struct calibration *c, uint32_t n, double bytes, double flops, double *grad)
+/* The weights that a step reads once, and what multiplies with them. */
+struct product {
+    uint32_t n; /* rows, but those of a prompt that go another way */
+    double bytes, flops;
+    double prompt_flops, prompt_row_flops; /* of those; of one of them, through all matrices that they meet */
+};
+
+/* Seconds of it, and its derivatives by the logarithms of its parameters added to grad if wanted. */
+static double product_s(const struct calibration *c, const struct product *p, double *grad)
 {
-    if (!n)
-        return 0;
-    double mem = c->param[CALIBRATE_BYTE] * bytes, op = c->param[CALIBRATE_FLOP] * flops;
-    double roof = sqrt(mem * mem + op * op);
-    struct curve_at at = curve_at(n);
-    double c0 = at.w0 * c->param[at.k], c1 = at.w1 * c->param[at.k + 1], s = (c0 + c1) * roof;
+    struct curve_at at = curve_at(p->n);
+    double c0 = at.w0 * c->param[at.k], c1 = at.w1 * c->param[at.k + 1], curve = c0 + c1;
+    double mem = c->param[CALIBRATE_BYTE] * p->bytes, op = c->param[CALIBRATE_FLOP] * p->flops;
+    /* All in units of the curve. */
+    double prompt_flop = c->param[CALIBRATE_FLOP] * c->param[CALIBRATE_PROMPT] / curve;
+    double unpack = prompt_flop * c->param[CALIBRATE_UNPACK] * p->prompt_row_flops;
+    double prompt = prompt_flop * p->prompt_flops + unpack, ops = op + prompt;
+    double roof = sqrt(mem * mem + ops * ops), s = curve * roof;
     if (grad && roof > 0) {
-        grad[CALIBRATE_BYTE] += (c0 + c1) * mem * mem / roof;
-        grad[CALIBRATE_FLOP] += (c0 + c1) * op * op / roof;
-        grad[at.k] += c0 * roof;
-        grad[at.k + 1] += c1 * roof;
+        double per_knot = roof - ops * prompt / roof; /* the curve is not the prompt's */
+        grad[CALIBRATE_BYTE] += curve * mem * mem / roof;
+        grad[CALIBRATE_FLOP] += curve * ops * ops / roof;
+        grad[CALIBRATE_PROMPT] += curve * ops * prompt / roof;
+        grad[CALIBRATE_UNPACK] += curve * ops * unpack / roof;
+        grad[at.k] += c0 * per_knot;
+        grad[at.k + 1] += c1 * per_knot;
     }
+    return s;
+}
+
+static double products_s(const struct calibration *c, const struct traffic_load *l, const struct traffic_cost *cost,
+                         double *grad)
+{
+    double out_bytes = cost->output_weight_bytes, out_flops = cost->output_flops;
+    const struct product layers = {.n = l->n_rows - l->n_prompt_rows,
+                                   .bytes = cost->weight_bytes - out_bytes,
+                                   .flops = cost->matmul_flops - out_flops - cost->prompt_flops,
+                                   .prompt_flops = cost->prompt_flops,
+                                   .prompt_row_flops = 2 * cost->prompt_params};
+    double s = product_s(c, &layers, grad);
+    if (l->n_outputs)
+        s += product_s(c, &(struct product){.n = l->n_outputs, .bytes = out_bytes, .flops = out_flops}, grad);
     return s;
 }
 
@@ -107,13 +142,11 @@ static double predict(const struct calibration *c, const struct traffic_load *l,
     const struct traffic_model *m = &c->model;
     struct traffic_cost cost;
     traffic_cost(m, l, &cost);
-    double out_bytes = cost.output_weight_bytes, out_flops = cost.output_flops;
     double kv_bytes = traffic_kv_time_bytes(&cost);
 
     double fixed = c->param[CALIBRATE_FIXED], seq = c->param[CALIBRATE_SEQ] * l->n_seqs;
     double kv = c->param[CALIBRATE_KV] * kv_bytes, att = c->param[CALIBRATE_ATTENTION] * cost.attention_flops;
-    double weights = product_s(c, l->n_rows, cost.weight_bytes - out_bytes, cost.matmul_flops - out_flops, grad) +
-                     product_s(c, l->n_outputs, out_bytes, out_flops, grad);
+    double weights = products_s(c, l, &cost, grad);
     if (grad) {
         grad[CALIBRATE_FIXED] += fixed;
         grad[CALIBRATE_SEQ] += seq;
@@ -137,12 +170,13 @@ double calibrate_predict_parts(const struct calibration *c, const struct traffic
 }
 
 /* The most rows, up to hi, whose step takes up to limit_s by that measure. */
-static uint32_t fit(const struct calibration *c, const struct traffic_load *l, uint32_t n_past, uint32_t hi,
-                    double limit_s, double (*measure)(const struct calibration *, const struct traffic_load *))
+static uint32_t fit(const struct calibration *c, const struct traffic_load *l, uint32_t n_past, uint32_t n_prompt,
+                    uint32_t hi, double limit_s,
+                    double (*measure)(const struct calibration *, const struct traffic_load *))
 {
     for (uint32_t lo = 0, mid = hi; lo < hi; mid = hi - (hi - lo) / 2) { /* lo fits, or is 0 */
         struct traffic_load with = *l;
-        traffic_add(&with, &c->model, n_past, mid, 1);
+        traffic_add(&with, &c->model, n_past, mid, n_prompt, 1);
         if (measure(c, &with) <= limit_s)
             lo = mid;
         else
@@ -152,10 +186,10 @@ static uint32_t fit(const struct calibration *c, const struct traffic_load *l, u
 }
 
 uint32_t calibrate_fit_tokens(const struct calibration *c, const struct traffic_load *l, uint32_t n_past,
-                              uint32_t max_tokens, double budget_s, double bound_s)
+                              uint32_t n_prompt, uint32_t max_tokens, double budget_s, double bound_s)
 {
-    uint32_t n = fit(c, l, n_past, max_tokens, budget_s, calibrate_predict_s);
-    return fit(c, l, n_past, n, bound_s, calibrate_bound_s); /* mostly all of them */
+    uint32_t n = fit(c, l, n_past, n_prompt, max_tokens, budget_s, calibrate_predict_s);
+    return fit(c, l, n_past, n_prompt, n, bound_s, calibrate_bound_s); /* mostly all of them */
 }
 
 double calibrate_bytes_per_s(const struct calibration *c)
@@ -171,10 +205,12 @@ double calibrate_kv_bytes_per_s(const struct calibration *c)
 double calibrate_flops_per_s(const struct calibration *c, double n_rows)
 {
     uint32_t n = n_rows < 1 ? 1 : n_rows > 1e9 ? 1000000000 : (uint32_t)n_rows;
-    const struct traffic_model *m = &c->model;
-    double flops = 2 * n * (m->row_params + (m->n_expert ? m->expert_params * m->n_expert_used / m->n_expert : 0));
-    double s = product_s(c, n, traffic_layer_weight_bytes(m, n), flops, NULL);
-    return s > 0 ? flops / s : 0;
+    struct traffic_load l = {0};
+    struct traffic_cost cost;
+    traffic_add(&l, &c->model, 0, n, n, 0);
+    traffic_cost(&c->model, &l, &cost);
+    double s = products_s(c, &l, &cost, NULL);
+    return s > 0 ? cost.matmul_flops / s : 0;
 }
 
 /* ---- fitting ---- */
@@ -316,7 +352,7 @@ double calibrate_error_quantile(const struct calibrate_errors *e, double q)
 void calibrate_io(struct state_io *x, struct calibration *c)
 {
 #if UINTPTR_MAX == UINT64_MAX
-    _Static_assert(sizeof(struct calibration) - sizeof(struct traffic_model) == 3976, "new members?");
+    _Static_assert(sizeof(struct calibration) - sizeof(struct traffic_model) == 4696, "new members?");
 #endif
     io_f64s(x, c->log_param, CALIBRATE_N);
     for (int i = 0; i < CALIBRATE_N; i++) {

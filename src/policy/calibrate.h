@@ -6,6 +6,11 @@
  *     + kv * (KV bytes read, written and waited for) + attention * attention flops
  *   M(n, b, f) = curve(n) * sqrt((byte * b)^2 + (flop * f)^2)
  *
+ * Where a prompt's rows multiply in a way of their own (traffic_model.prompt_way), the first M is that of the other rows,
+ * but reads the weights for both: to curve(n) * flop * f, in the root, it adds
+ *   flop * prompt * (flops of the prompt's rows and those of `unpack` more: bringing weights into the form of that way)
+ * Without such a way nothing of this is there, and nothing is learned of it.
+ *
  * The two sides of the roofline (Williams, Waterman, Patterson 2009) are joined smoothly, and curve() is the device's
  * efficiency by number of rows, for a product of a few rows with a quantised matrix is bound by neither: knots at 1, 2,
  * 4, ... rows, linear between.
@@ -28,22 +33,25 @@
 
 #define CALIBRATE_KNOTS 14 /* curve at 1, 2, 4, ... 8192 rows; constant beyond */
 
-/* State of the filter: logarithms of seconds per unit. */
+/* State of the filter: logarithms of seconds per unit, but for the last two. */
 enum calibrate_param {
-    CALIBRATE_FIXED,     /* seconds a step */
-    CALIBRATE_SEQ,       /* seconds a sequence */
-    CALIBRATE_BYTE,      /* seconds a weight byte */
-    CALIBRATE_FLOP,      /* seconds a matmul operation */
-    CALIBRATE_KV,        /* seconds a KV byte */
-    CALIBRATE_ATTENTION, /* seconds an attention operation */
-    CALIBRATE_CURVE,     /* first knot */
-    CALIBRATE_N = CALIBRATE_CURVE + CALIBRATE_KNOTS,
+    CALIBRATE_FIXED,                                      /* seconds a step */
+    CALIBRATE_SEQ,                                        /* seconds a sequence */
+    CALIBRATE_BYTE,                                       /* seconds a weight byte */
+    CALIBRATE_FLOP,                                       /* seconds a matmul operation */
+    CALIBRATE_KV,                                         /* seconds a KV byte */
+    CALIBRATE_ATTENTION,                                  /* seconds an attention operation */
+    CALIBRATE_CURVE,                                      /* first knot */
+    CALIBRATE_PROMPT = CALIBRATE_CURVE + CALIBRATE_KNOTS, /* an operation of a prompt's rows, in those of others */
+    CALIBRATE_UNPACK,                                     /* rows; see above */
+    CALIBRATE_N,
 };
 
 /* What is believed before anything is measured: a profile's figures, or rough ones; off by several times is fine. */
 struct calibrate_prior {
     double bytes_per_s;           /* sustained memory bandwidth */
     double matmul_flops_per_s;    /* of a large product */
+    double prompt_flops_per_s;    /* of one with a prompt's rows, where they go another way; 0: as matmul */
     double attention_flops_per_s; /* 0: as matmul */
     double fixed_s;               /* overhead of a step; 0: 1e-5 */
     double seq_s;                 /* and of a sequence; 0: 1e-7 */
@@ -96,16 +104,16 @@ double calibrate_update(struct calibration *c, const struct traffic_load *l, dou
  * uncertainty and the noise make likely, or as the last steps were longer than predicted. */
 double calibrate_bound_s(const struct calibration *c, const struct traffic_load *l);
 
-/* The most rows of a prompt (of a sequence with n_past positions in the cache, wanting no logits but the last row's)
- * that can join the load with the step predicted within budget_s, and its bound within bound_s; 0 if not even one fits.
+/* The most rows of a sequence (with n_past positions in the cache, n_prompt of a prompt, wanting no logits but the last
+ * row's) that can join the load with the step predicted within budget_s, and its bound within bound_s; 0 if not even one fits.
  * O(log max_tokens). */
 uint32_t calibrate_fit_tokens(const struct calibration *c, const struct traffic_load *l, uint32_t n_past,
-                              uint32_t max_tokens, double budget_s, double bound_s);
+                              uint32_t n_prompt, uint32_t max_tokens, double budget_s, double bound_s);
 
 /* The fitted figures in the units that people know. */
 double calibrate_bytes_per_s(const struct calibration *c); /* weights, at one row */
 double calibrate_kv_bytes_per_s(const struct calibration *c);
-double calibrate_flops_per_s(const struct calibration *c, double n_rows); /* matmul, reached at n_rows */
+double calibrate_flops_per_s(const struct calibration *c, double n_rows); /* matmul, with n_rows of a prompt */
 
 /* One standard deviation of a prediction of this load, relative: parameters' uncertainty and noise. */
 double calibrate_uncertainty(const struct calibration *c, const struct traffic_load *l);

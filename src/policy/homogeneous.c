@@ -43,7 +43,7 @@ static uint32_t bucket_of(uint32_t length)
 
 static void add_length(const struct sched *s, struct traffic_load *buckets, uint32_t length)
 {
-    traffic_add(&buckets[bucket_of(length)], &s->config.model, length - 1, 1, 1);
+    traffic_add(&buckets[bucket_of(length)], &s->config.model, length - 1, 1, 0, 1);
 }
 
 static void add_load(struct traffic_load *to, const struct traffic_load *l)
@@ -51,6 +51,7 @@ static void add_load(struct traffic_load *to, const struct traffic_load *l)
     to->n_seqs += l->n_seqs;
     to->n_rows += l->n_rows;
     to->n_outputs += l->n_outputs;
+    to->n_prompt_rows += l->n_prompt_rows;
     to->full_positions += l->full_positions;
     to->window_positions += l->window_positions;
     to->full_pairs += l->full_pairs;
@@ -70,6 +71,7 @@ static struct traffic_load without(const struct traffic_load *whole, const struc
     l.n_seqs -= part->n_seqs;
     l.n_rows -= part->n_rows;
     l.n_outputs -= part->n_outputs;
+    l.n_prompt_rows -= part->n_prompt_rows;
     l.full_positions -= part->full_positions;
     l.window_positions -= part->window_positions;
     l.full_pairs -= part->full_pairs;

@@ -375,6 +375,13 @@ double forecast_output_tokens(const struct sched *s, const struct seq *q); /* in
 void forecast_headroom(struct sched *s, struct seq *q, struct sched_headroom *out);
 double forecast_wait_s(struct sched *s, const struct seq *q); /* until the first token of one that arrives now */
 
+/* Where prompts go a way of their own a first row of one costs much more than the others, which is not prefill's share. */
+static inline void forecast_add_first_row(const struct sched *s, struct traffic_load *l)
+{
+    if (s->config.model.prompt_way)
+        traffic_add(l, &s->config.model, 0, 1, 1, 0);
+}
+
 /* homogeneous.c: lengths. Nothing happens in them where mixed ones cost nothing. */
 void lengths_look(struct sched *s);
 void lengths_started(struct sched *s, const struct seq *q);

@@ -8,17 +8,17 @@
 #include <math.h>
 
 /* One higher with each change of what is saved. */
-#define STATE_VERSION 2
+#define STATE_VERSION 3
 
 #define MAX_COUNT (UINT64_MAX / 4) /* of plans and arrivals: nothing wraps that is made of them */
 
 #if UINTPTR_MAX == UINT64_MAX
 _Static_assert(sizeof(struct seq) == 320, "struct seq has changed: see seq_io");
-_Static_assert(sizeof(struct forecast) == 4336, "struct forecast has changed: see forecast_io");
+_Static_assert(sizeof(struct forecast) == 5064, "struct forecast has changed: see forecast_io");
 _Static_assert(sizeof(struct sched_stats) == 1032, "struct sched_stats has changed: see stats_io");
 _Static_assert(sizeof(struct pressure) == 272, "struct pressure has changed: see pressure_io");
 _Static_assert(sizeof(struct reserve) == 120, "struct reserve has changed: see reserve_io");
-_Static_assert(sizeof(struct sched) == 70096, "struct sched has changed: see everything_io");
+_Static_assert(sizeof(struct sched) == 70840, "struct sched has changed: see everything_io");
 #endif
 
 struct loader {
@@ -275,6 +275,7 @@ static void load_io(struct state_io *x, struct traffic_load *l)
     io_u32(x, &l->n_seqs);
     io_u32(x, &l->n_rows);
     io_u32(x, &l->n_outputs);
+    io_u32(x, &l->n_prompt_rows);
     io_u32(x, &l->n_decoding);
     io_u32(x, &l->longest);
     io_size(x, &l->full_positions);

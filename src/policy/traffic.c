@@ -86,9 +86,11 @@ void traffic_add_many(struct traffic_load *l, const struct traffic_model *m, uin
 }
 
 void traffic_add(struct traffic_load *l, const struct traffic_model *m, uint32_t n_past, uint32_t n_tokens,
-                 uint32_t n_outputs)
+                 uint32_t n_prompt, uint32_t n_outputs)
 {
     traffic_add_many(l, m, 1, n_past, n_tokens, n_outputs);
+    if (m->prompt_way && n_prompt > n_past)
+        l->n_prompt_rows += n_prompt - n_past < n_tokens ? n_prompt - n_past : n_tokens;
 }
 
 struct traffic_load traffic_decoding(const struct traffic_model *m, uint32_t n, double n_positions)
@@ -140,6 +142,13 @@ static void products_cost(const struct traffic_model *m, const struct traffic_lo
     }
     out->weight_bytes = row_bytes + rows * m->embedding_row_bytes + out->output_weight_bytes;
     out->matmul_flops = 2 * rows * row_params + out->output_flops;
+    if (l->n_prompt_rows) {
+        out->prompt_flops = 2.0 * l->n_prompt_rows * row_params;
+        out->prompt_params = m->row_params - m->last_params;
+        if (m->n_expert)
+            out->prompt_params += (m->expert_params - m->last_expert_params) *
+                                  (traffic_distinct_experts(m, l->n_prompt_rows) / m->n_expert);
+    }
 }
 
 void traffic_cost(const struct traffic_model *m, const struct traffic_load *l, struct traffic_cost *out)

@@ -69,12 +69,15 @@ struct traffic_model {
     double output_act_bytes; /* and of one row of logits */
 
     double mixed_length_waste; /* 0..1, of the device: see above */
+
+    bool prompt_way; /* the device multiplies a prompt's rows in another way than others, at another rate */
 };
 
 /* The sum over the sequences of a step. Zeroed: the empty step. */
 struct traffic_load {
     uint32_t n_seqs;
     uint32_t n_rows, n_outputs;
+    uint32_t n_prompt_rows; /* of n_rows, where they go another way */
     /* positions read and visible (row, position) pairs, in a layer that sees all and in one with a window */
     double full_positions, window_positions;
     double full_pairs, window_pairs;
@@ -90,13 +93,17 @@ struct traffic_cost {
     double weight_bytes, kv_read_bytes, kv_write_bytes, activation_bytes;
     double kv_idle_bytes; /* could have been read while shorter sequences waited for the longest; not moved */
     double matmul_flops, attention_flops;
+    /* Where a prompt's rows go another way: what of matmul_flops goes it, output_flops aside, and the elements of the
+     * matrices that it goes through, once each. */
+    double prompt_flops, prompt_params;
 };
 
-/* A sequence with n_past positions in the cache runs n_tokens >= 1 rows and wants n_outputs rows of logits. */
+/* A sequence with n_past positions in the cache runs n_tokens >= 1 rows, of which those at positions below n_prompt are a
+ * prompt's, and wants n_outputs rows of logits. */
 void traffic_add(struct traffic_load *l, const struct traffic_model *m, uint32_t n_past, uint32_t n_tokens,
-                 uint32_t n_outputs);
+                 uint32_t n_prompt, uint32_t n_outputs);
 
-/* n sequences that are all alike. */
+/* n sequences that are all alike, without rows of a prompt. */
 void traffic_add_many(struct traffic_load *l, const struct traffic_model *m, uint32_t n, uint32_t n_past,
                       uint32_t n_tokens, uint32_t n_outputs);
 

@@ -17,6 +17,7 @@ struct mill {
     const struct kernels *k;
     struct team *team;
     enum tensor_type type;
+    uint32_t parts; /* of tiles, on a prompt's way; 0: on that of all rows */
     void (*matmul)(const struct matmul_args *a);
     unsigned char *weights; /* [threads * ROWS_PER_THREAD] rows, zeros: valid blocks of every type */
     unsigned char *x;       /* [N_TOKENS] packed rows */
@@ -63,22 +64,20 @@ static double best_rate(struct mill *m, double seconds)
     return best;
 }
 
-/* The way that most of a long prompt's operations go. */
-static void choose_kernel(struct mill *m)
+static void choose_kernel(struct mill *m, bool prompt)
 {
     const struct kernels *k = m->k;
-    const uint32_t parts = k->prompt_parts[m->type];
-    m->matmul = k->matmul_prompt[m->type]  ? k->matmul_prompt[m->type]
+    m->parts = prompt ? k->prompt_parts[m->type] : 0;
+    m->matmul = m->parts                   ? k->matmul_prompt[m->type]
                 : k->matmul_lanes[m->type] ? k->matmul_lanes[m->type]
                                            : k->matmul[m->type];
-    m->x_row_bytes = parts ? prompt_row_bytes(parts, N_COLS) : act_row_bytes(k->act_format[m->type], N_COLS);
+    m->x_row_bytes = m->parts ? prompt_row_bytes(m->parts, N_COLS) : act_row_bytes(k->act_format[m->type], N_COLS);
 }
 
 static void pack(const struct mill *m, const float *row, uint32_t t)
 {
-    const uint32_t parts = m->k->prompt_parts[m->type];
-    if (parts)
-        m->k->pack_prompt(row, N_COLS, parts, m->x + prompt_row_at(t, m->x_row_bytes));
+    if (m->parts)
+        m->k->pack_prompt(row, N_COLS, m->parts, m->x + prompt_row_at(t, m->x_row_bytes));
     else
         m->k->act_pack[m->k->act_format[m->type]](row, N_COLS, m->x + t * m->x_row_bytes);
 }
@@ -103,7 +102,7 @@ static int set_up(struct mill *m, size_t w_bytes, size_t y_bytes, struct err *e)
     return 0;
 }
 
-int device_cpu_matmul_rate(enum tensor_type type, uint32_t n_threads, double seconds, double *flops_per_s,
+int device_cpu_matmul_rate(enum tensor_type type, bool prompt, uint32_t n_threads, double seconds, double *flops_per_s,
                            struct err *e)
 {
     struct mill m = {.k = kernels_get(e), .type = type};
@@ -114,7 +113,7 @@ int device_cpu_matmul_rate(enum tensor_type type, uint32_t n_threads, double sec
     int rc = team_create(&m.team, n_threads, true, e);
     if (rc)
         return rc;
-    choose_kernel(&m);
+    choose_kernel(&m, prompt);
     m.stride = (size_t)team_size(m.team) * ROWS_PER_THREAD;
     const size_t w_bytes = m.stride * tensor_type_row_bytes(type, N_COLS),
                  y_bytes = N_TOKENS * m.stride * sizeof(float);

@@ -148,6 +148,12 @@ static inline void cpu_share(const struct cpu *c, uint32_t thread, uint32_t n, u
 
 /* ---- loading (weights.c) ---- */
 
+/* Whether the copy of a model's weights has those lie in lanes whose type has that form: heads are whole groups. */
+static inline bool cpu_uses_lanes(const struct model *m)
+{
+    return m->head_dim % LANES == 0;
+}
+
 /* Makes the device's copy of the weights. */
 int cpu_load_weights(struct cpu *c, struct err *e);
 void cpu_free_weights(struct cpu *c);
@@ -165,11 +171,16 @@ struct pack_formats {
     unsigned all, others, parts;
 };
 
-/* Whether a prompt's rows have another way through this matrix of a layer (not of an expert). */
+/* Whether a prompt's rows have another way through this matrix of a layer (not of an expert); in_lanes: weights of its
+ * type are, as far as they have that form. */
+static inline bool cpu_is_prompt_way(const struct kernels *k, const struct tensor *w, bool in_lanes)
+{
+    return k->matmul_prompt[w->type] && (!k->matmul_lanes[w->type] || (in_lanes && w->n_out % LANES == 0));
+}
+
 static inline bool cpu_has_prompt_way(const struct cpu *c, const struct tensor *w)
 {
-    const struct kernels *k = c->k;
-    return k->matmul_prompt[w->type] && (!k->matmul_lanes[w->type] || (c->lanes[w->type] && w->n_out % LANES == 0));
+    return cpu_is_prompt_way(c->k, w, c->lanes[w->type]);
 }
 
 static inline void cpu_need(const struct cpu *c, const struct tensor *w, bool by_role, struct pack_formats *f)

@@ -15,12 +15,26 @@ static double matrix_bytes(const struct tensor *w)
     return (double)w->row_bytes * w->n_out * (w->n_stack ? w->n_stack : 1);
 }
 
-void device_cpu_describe(const struct model *m, struct traffic_model *out)
+static bool has_prompt_way(const struct model *m, const struct device_config *c)
+{
+    const struct kernels *k = c->kernels ? c->kernels : kernels_get(NULL);
+    bool in_lanes = !c->lazy_weights && cpu_uses_lanes(m), has = false;
+    for (uint32_t i = 0; k && i < m->n_layer; i++) {
+        const struct layer *y = &m->layers[i];
+        const struct tensor *const dense[] = {&y->q, &y->k, &y->v, &y->o, &y->gate, &y->up, &y->down};
+        for (size_t j = 0; j < sizeof dense / sizeof *dense; j++)
+            has |= dense[j]->n_in && cpu_is_prompt_way(k, dense[j], in_lanes);
+    }
+    return has;
+}
+
+void device_cpu_describe(const struct model *m, const struct device_config *c, struct traffic_model *out)
 {
     const struct layer *y = &m->layers[m->n_layer - 1];
     const struct tensor *const dense[] = {&y->q, &y->o, &y->gate, &y->up, &y->down, &y->router};
     const struct tensor *const experts[] = {&y->gate_x.t, &y->up_x.t, &y->down_x.t};
     out->kv_block_rows = cpu_kv_block_rows(m);
+    out->prompt_way = has_prompt_way(m, c);
     out->last_bytes = out->last_params = out->last_expert_bytes = out->last_expert_params = 0;
     for (size_t i = 0; i < sizeof dense / sizeof *dense; i++) {
         out->last_bytes += matrix_bytes(dense[i]);

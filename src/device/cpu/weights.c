@@ -319,7 +319,7 @@ static int load_all(const struct cpu *c, struct loading *g, struct err *e)
 int cpu_load_weights(struct cpu *c, struct err *e)
 {
     for (uint32_t t = 0; t < TENSOR_TYPE_COUNT; t++)
-        c->lanes[t] = c->k->matmul_lanes[t] && c->base.model->head_dim % LANES == 0;
+        c->lanes[t] = c->k->matmul_lanes[t] && cpu_uses_lanes(c->base.model);
     int rc = make_room(c, e);
     if (rc)
         return rc;
