@@ -1,5 +1,5 @@
-/* What `weir plan --device this` predicts against what decoding takes: measures this machine, then runs steps of each
- * model over a grid of batch and context, and prints both with the median absolute error.
+/* What `weir plan --device this` predicts against what steps take: measures this machine, then runs steps of each model,
+ * decoding over a grid of batch and context, and prompts, and prints both with the median absolute error.
  *
  *   make build/gcc/bench/plan_check && build/gcc/bench/plan_check MODEL.gguf...
  */
@@ -15,12 +15,13 @@
 
 #define CHUNK_TOKENS 32u
 #define MAX_BATCH 16u
+#define MAX_PROMPT 512u
 #define MAX_CONTEXT 4096u
 #define MAX_TOKENS (MAX_BATCH * 2048u) /* of a step's cache */
 #define STEPS 5
 #define MAX_POINTS 512
 
-static const uint32_t batches[] = {1, 4, 16}, contexts[] = {64, 512, 2048};
+static const uint32_t batches[] = {1, 4, 16}, contexts[] = {64, 512, 2048}, prompts[] = {32, 128, 512};
 static double errors[MAX_POINTS];
 static size_t n_errors;
 
@@ -36,34 +37,58 @@ static void die(const struct err *e)
     exit(1);
 }
 
-/* The median of STEPS decode steps. The cache holds zeros: their values do not matter for time. */
-static double measured_s(struct device *d, uint32_t batch, uint32_t context, uint32_t n_vocab)
+/* The median of STEPS steps. The cache holds zeros: their values do not matter for time. */
+static double median_s(struct device *d, const struct step *s, int32_t *tokens, uint32_t n_vocab)
 {
-    static uint32_t chunks[MAX_TOKENS / CHUNK_TOKENS + MAX_BATCH];
-    struct step_seq seqs[MAX_BATCH];
-    uint32_t rows[MAX_BATCH], per_seq = (context + CHUNK_TOKENS - 1) / CHUNK_TOKENS;
-    int32_t tokens[MAX_BATCH];
     double seconds[STEPS];
-    struct rng r = {batch * 7919u + context};
+    struct rng r = {s->n_rows};
     struct err e = {0};
-    for (uint32_t i = 0; i < batch * per_seq; i++)
-        chunks[i] = i;
-    for (uint32_t i = 0; i < batch; i++) {
-        rows[i] = i;
-        seqs[i] = (struct step_seq){i, 1, context - 1, chunks + (size_t)i * per_seq, per_seq, 0};
-    }
-    struct step s = {
-        .n_rows = batch, .n_seqs = batch, .n_outputs = batch, .tokens = tokens, .seqs = seqs, .output_rows = rows};
     for (int k = 0; k < STEPS; k++) {
         struct step_result out;
-        for (uint32_t i = 0; i < batch; i++)
+        for (uint32_t i = 0; i < s->n_rows; i++)
             tokens[i] = (int32_t)rng_below(&r, n_vocab);
-        if (device_start(d, &s, &e) || device_wait(d, &out, &e))
+        if (device_start(d, s, &e) || device_wait(d, &out, &e))
             die(&e);
         seconds[k] = out.seconds;
     }
     qsort(seconds, STEPS, sizeof *seconds, by_value);
     return seconds[STEPS / 2];
+}
+
+static uint32_t chunks[MAX_TOKENS / CHUNK_TOKENS + MAX_BATCH]; /* each its own number */
+
+static double decode_s(struct device *d, uint32_t batch, uint32_t context, uint32_t n_vocab)
+{
+    struct step_seq seqs[MAX_BATCH];
+    uint32_t rows[MAX_BATCH], per_seq = (context + CHUNK_TOKENS - 1) / CHUNK_TOKENS;
+    int32_t tokens[MAX_BATCH];
+    for (uint32_t i = 0; i < batch; i++) {
+        rows[i] = i;
+        seqs[i] = (struct step_seq){i, 1, context - 1, chunks + (size_t)i * per_seq, per_seq, 0};
+    }
+    const struct step s = {
+        .n_rows = batch, .n_seqs = batch, .n_outputs = batch, .tokens = tokens, .seqs = seqs, .output_rows = rows};
+    return median_s(d, &s, tokens, n_vocab);
+}
+
+static double prefill_s(struct device *d, uint32_t n, uint32_t n_vocab)
+{
+    const struct step_seq seq = {0, n, 0, chunks, (n + CHUNK_TOKENS - 1) / CHUNK_TOKENS, n};
+    const uint32_t last = n - 1;
+    int32_t tokens[MAX_PROMPT];
+    const struct step s = {
+        .n_rows = n, .n_seqs = 1, .n_outputs = 1, .tokens = tokens, .seqs = &seq, .output_rows = &last};
+    return median_s(d, &s, tokens, n_vocab);
+}
+
+static void print_point(const struct shape *s, const char *what, uint32_t rows, uint32_t context, double expected_s,
+                        double took_s)
+{
+    double error = expected_s / took_s - 1;
+    printf("| %s %s | %s | %u | %u | %.1f | %.1f | %+.0f %% |\n", s->name, s->file_format, what, rows, context,
+           rows / expected_s, rows / took_s, 100 * error);
+    if (n_errors < MAX_POINTS)
+        errors[n_errors++] = fabs(error);
 }
 
 static void check(const char *path, const struct profile *p)
@@ -79,7 +104,7 @@ static void check(const char *path, const struct profile *p)
                               .kv_type = KV_F16,
                               .chunk_tokens = CHUNK_TOKENS,
                               .n_chunks = MAX_TOKENS / CHUNK_TOKENS,
-                              .max_step_tokens = MAX_BATCH,
+                              .max_step_tokens = MAX_PROMPT,
                               .max_step_seqs = MAX_BATCH,
                               .max_outputs = MAX_BATCH,
                               .max_context = MAX_CONTEXT};
@@ -93,13 +118,13 @@ static void check(const char *path, const struct profile *p)
                 continue;
             struct roofline_time t;
             roofline_decode(&r, batches[b], contexts[k] - 1, &t);
-            double s = measured_s(d, batches[b], contexts[k], m->n_vocab), error = s / t.expected_s - 1;
-            printf("| %s %s | %u | %u | %.1f | %.1f | %+.0f %% |\n", shape.name, shape.file_format, batches[b],
-                   contexts[k], batches[b] / t.expected_s, batches[b] / s, 100 * (1 / (1 + error) - 1));
-            if (n_errors < MAX_POINTS)
-                errors[n_errors++] = fabs(1 / (1 + error) - 1);
+            print_point(&shape, "decode", batches[b], contexts[k], t.expected_s,
+                        decode_s(d, batches[b], contexts[k], m->n_vocab));
         }
     }
+    for (size_t i = 0; i < sizeof prompts / sizeof *prompts; i++)
+        print_point(&shape, "prompt", prompts[i], prompts[i], roofline_prefill_s(&r, prompts[i], MAX_PROMPT),
+                    prefill_s(d, prompts[i], m->n_vocab));
     device_destroy(d);
     forward_destroy(f);
     model_close(m);
@@ -111,8 +136,10 @@ int main(int argc, char **argv)
     static struct profile p;
     if (measure_profile(&p, 0, NULL, &e))
         die(&e);
-    printf("| model | batch | context | predicted tokens/s | measured | measured against predicted |\n"
-           "|---|---|---|---|---|---|\n");
+    for (uint32_t i = 0; i < sizeof chunks / sizeof *chunks; i++)
+        chunks[i] = i;
+    printf("| model | step | rows | context | predicted tokens/s | measured | error of the prediction's seconds |\n"
+           "|---|---|---|---|---|---|---|\n");
     for (int i = 1; i < argc; i++)
         check(argv[i], &p);
     qsort(errors, n_errors, sizeof *errors, by_value);

@@ -42,6 +42,11 @@ static void open_fixture(struct fixture *f, const char *name, enum kv_type kv)
     assert_true(f->traffic.kv_token_bytes * f->traffic.n_layer * CHUNK_TOKENS ==
                 (double)device_chunk_bytes(f->model, kv, CHUNK_TOKENS));
     device_cpu_describe(f->model, &c, &f->traffic);
+    struct traffic_model planned = f->traffic; /* without the model's tensors */
+    shape_last_layer(&s, &planned);
+    assert_true(planned.last_params == f->traffic.last_params &&
+                planned.last_expert_params == f->traffic.last_expert_params);
+    assert_true(fabs(planned.last_bytes / f->traffic.last_bytes - 1) < 0.25); /* last layers may have other types */
 }
 
 static void close_fixture(struct fixture *f)

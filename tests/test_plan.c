@@ -272,9 +272,55 @@ static void test_outputs(void **state)
     }
 }
 
+/* Products as measured on weir's own device: with a way for prompts, and without. */
+static void test_measured_products(void **state)
+{
+    (void)state;
+    struct plan_input in = input("llama-3.2-1b", "epyc-9755");
+    struct profile one = in.profile, two;
+    struct roofline a, b;
+    struct roofline_time t, u;
+    one.n_products = 1;
+    one.products[0] = (struct profile_product){"q8_0", false, 3, {{1, 4e10}, {16, 2e10}, {512, 1e9}}};
+    one.kv_bytes_per_s = 3e10, one.attention_ops_per_s = 1e12;
+    two = one;
+    two.n_products = 2;
+    two.products[1] = (struct profile_product){"q8_0", true, 2, {{1, 1e10}, {512, 4e9}}};
+    assert_int_equal(roofline_init(&a, &in.shape, "q8_0", NULL, &one, 1, NULL), 0);
+    assert_int_equal(roofline_init(&b, &in.shape, "q8_0", NULL, &two, 1, NULL), 0);
+    assert_true(!a.model.prompt_way && b.model.prompt_way);
+    roofline_decode(&a, 8, 100, &t);
+    roofline_decode(&b, 8, 100, &u);
+    assert_true(t.expected_s == u.expected_s && t.weights_s > 0);
+
+    /* 512 rows: all layers at the prompt's rate, but of the last one what is left out for all but the last row */
+    struct traffic_load prefill = {0}, mixed = {0}, decoding = {0};
+    traffic_add(&prefill, &b.model, 0, 512, 512, 1);
+    roofline_step(&b, &prefill, &u);
+    const struct traffic_model *m = &b.model;
+    double layers = m->attention_bytes + m->ffn_bytes;
+    assert_true(m->last_bytes > layers / 20 && m->last_bytes < layers / 16);
+    double expected = (layers - m->last_bytes) / 4e9 + m->last_bytes / 1e10 + m->output_bytes / 4e10;
+    assert_true(fabs(u.weights_s / expected - 1) < 1e-9 && u.expected_s >= u.ceiling_s);
+    struct traffic_load one_way = {0};
+    traffic_add(&one_way, &a.model, 0, 512, 512, 1);
+    roofline_step(&a, &one_way, &t);
+    assert_true(t.weights_s > 3 * u.weights_s);
+
+    /* Both: less than one after the other, for weights are read once; no less than what computes. */
+    traffic_add_many(&decoding, m, 8, 100, 1, 1);
+    mixed = decoding;
+    traffic_add(&mixed, m, 0, 511, 512, 0);
+    struct roofline_time alone, both;
+    roofline_step(&b, &decoding, &alone);
+    roofline_step(&b, &mixed, &both);
+    assert_true(both.weights_s < alone.weights_s + u.weights_s && both.weights_s > u.weights_s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_measured_products),
         cmocka_unit_test(test_published_figures),
         cmocka_unit_test(test_memory_wall),
         cmocka_unit_test(test_surface),

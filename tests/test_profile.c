@@ -97,6 +97,7 @@ static void test_validation(void **state)
         {"{" GOOD ",\"links\":3}", "list of at most 4"},
         {"{" GOOD ",\"products\":{\"q8_0\":[[4,1e9],[2,1e9]]}}", "rising rows"},
         {"{" GOOD ",\"products\":{\"q8_0\":[]}}", "1 to 16 points"},
+        {"{" GOOD ",\"prompt_products\":{\"q8_0\":[[0,1]]}}", "\"prompt_products\" has a point"},
         {"{" GOOD ",\"attention\":{\"kv_bytes_per_s\":1e9}}", "lacks ops_per_s"},
         {"{\"name\":\"x\",\"kind\":\"cpu\"}", "\"memory\" must be a list"},
         {"{\"name\":\"x\",\"kind\":\"tpu\",\"memory\":[{\"name\":\"D\"}]}", "lacks capacity_bytes"},
@@ -123,8 +124,9 @@ static void test_written_and_read_back(void **state)
     struct err e = {0};
     assert_int_equal(profile_open(&p, "epyc-9755", &e), 0);
     p.price_per_hour = 1.25;
-    p.n_products = 1;
-    p.products[0] = (struct profile_product){"q8_0", 3, {{1, 4e10}, {4, 2e10}, {16, 1e10}}};
+    p.n_products = 2;
+    p.products[0] = (struct profile_product){"q8_0", false, 3, {{1, 4e10}, {4, 2e10}, {16, 1e10}}};
+    p.products[1] = (struct profile_product){"q8_0", true, 2, {{1, 1e10}, {512, 5e9}}};
     p.kv_bytes_per_s = 3e10, p.attention_ops_per_s = 1e11;
     assert_true(p.mixed_length_waste == 0);
     p.mixed_length_waste = 0.25;
@@ -137,11 +139,14 @@ static void test_written_and_read_back(void **state)
     assert_memory_equal(&p.products, &q.products, sizeof p.products);
     assert_true(p.kv_bytes_per_s == q.kv_bytes_per_s && p.attention_ops_per_s == q.attention_ops_per_s);
     /* between points linear in seconds, flat before, by rows beyond */
-    assert_true(fabs(profile_product_s(&q, "q8_0", 1) * 4e10 - 1) < 1e-9);
-    assert_true(fabs(profile_product_s(&q, "q8_0", 0.5) * 4e10 - 1) < 1e-9);
-    assert_true(fabs(profile_product_s(&q, "q8_0", 10) - (1 / 2e10 + 1 / 1e10) / 2) < 1e-15);
-    assert_true(fabs(profile_product_s(&q, "q8_0", 64) * 1e10 / 4 - 1) < 1e-9);
-    assert_true(profile_product_s(&q, "f16", 1) == 0);
+    assert_true(fabs(profile_product_s(&q, "q8_0", false, 1) * 4e10 - 1) < 1e-9);
+    assert_true(fabs(profile_product_s(&q, "q8_0", false, 0.5) * 4e10 - 1) < 1e-9);
+    assert_true(fabs(profile_product_s(&q, "q8_0", false, 10) - (1 / 2e10 + 1 / 1e10) / 2) < 1e-15);
+    assert_true(fabs(profile_product_s(&q, "q8_0", false, 64) * 1e10 / 4 - 1) < 1e-9);
+    assert_true(profile_product_s(&q, "f16", false, 1) == 0 && profile_product_peak(&q, "f16", false) == 0);
+    assert_true(fabs(profile_product_s(&q, "q8_0", true, 1) * 1e10 - 1) < 1e-9);
+    assert_true(fabs(profile_product_peak(&q, "q8_0", false) / 1.6e11 - 1) < 1e-9);
+    assert_true(fabs(profile_product_peak(&q, "q8_0", true) / 2.56e12 - 1) < 1e-9);
     assert_memory_equal(&p.links, &q.links, sizeof p.links);
     assert_true(p.price_per_hour == q.price_per_hour && p.watts == q.watts && p.is_cpu == q.is_cpu);
     assert_true(q.mixed_length_waste == 0.25);

@@ -17,7 +17,8 @@
 #define MAX_ROWS 512u
 #define HEAD_DIM 128u
 #define ROW_UNIT 16u
-#define TRY_S 0.05 /* a try; the best of TRIES counts, for what disturbs only slows */
+#define MAX_PARTS 2u /* of a prompt's tiles */
+#define TRY_S 0.05   /* a try; the best of TRIES counts, for what disturbs only slows */
 #define TRIES 3
 #define READ_BYTES ((size_t)256 << 20)
 #define READ_S 0.3
@@ -31,7 +32,7 @@ struct bench {
     const struct kernels *k;
     struct team *team;
     uint32_t n_threads;
-    unsigned char *weights, *packed; /* WEIGHT_BYTES; MAX_ROWS packed rows */
+    unsigned char *weights, *packed; /* WEIGHT_BYTES; MAX_ROWS packed rows, or rows in tiles */
     float *x, *y;                    /* [MAX_ROWS][N_COLS], [MAX_ROWS][N_MATRIX_ROWS] */
     unsigned char *kv;
     float *state;                  /* [threads][queries][HEAD_DIM + 2] */
@@ -39,7 +40,8 @@ struct bench {
     unsigned char *matmul_scratch; /* [threads][MATMUL_SCRATCH_BYTES] */
 
     enum tensor_type type;
-    uint32_t n_rows;
+    uint32_t parts; /* of tiles, on a prompt's way; 0: on that of other rows */
+    uint32_t n_rows, y_rows[MAX_ROWS];
     size_t first_matrix, n_matrices; /* of this region */
     uint32_t n_queries;
 };
@@ -62,14 +64,20 @@ static void run_products(void *user, uint32_t thread)
 {
     struct bench *b = user;
     enum act_format f = b->k->act_format[b->type];
-    size_t x_bytes = act_row_bytes(f, N_COLS), w_bytes = tensor_type_row_bytes(b->type, N_COLS);
+    size_t x_bytes = b->parts ? prompt_row_bytes(b->parts, N_COLS) : act_row_bytes(f, N_COLS);
+    size_t w_bytes = tensor_type_row_bytes(b->type, N_COLS);
     size_t in_memory = WEIGHT_BYTES / matrix_bytes(b->type);
     uint32_t begin, end, first, last;
     share(b, thread, b->n_rows, 1, &begin, &end);
     share(b, thread, N_MATRIX_ROWS, ROW_UNIT, &first, &last);
     for (size_t i = 0; i < b->n_matrices; i++) {
-        for (uint32_t r = begin; r < end; r++)
-            b->k->act_pack[f](b->x + (size_t)r * N_COLS, N_COLS, b->packed + r * x_bytes);
+        for (uint32_t r = begin; r < end; r++) {
+            const float *x = b->x + (size_t)r * N_COLS;
+            if (b->parts)
+                b->k->pack_prompt(x, N_COLS, b->parts, b->packed + prompt_row_at(r, x_bytes));
+            else
+                b->k->act_pack[f](x, N_COLS, b->packed + r * x_bytes);
+        }
         team_barrier(b->team);
         const unsigned char *w = b->weights + (b->first_matrix + i) % in_memory * matrix_bytes(b->type);
         struct matmul_args a = {.w = w + first * w_bytes,
@@ -81,8 +89,11 @@ static void run_products(void *user, uint32_t thread)
                                 .n_tokens = b->n_rows,
                                 .y = b->y + first,
                                 .y_stride = N_MATRIX_ROWS,
+                                .y_rows = b->y_rows,
                                 .scratch = b->matmul_scratch + thread * MATMUL_SCRATCH_BYTES};
-        if (last > first)
+        if (last > first && b->parts)
+            b->k->matmul_prompt[b->type](&a);
+        else if (last > first)
             (b->k->matmul_lanes[b->type] ? b->k->matmul_lanes : b->k->matmul)[b->type](&a);
         team_barrier(b->team);
     }
@@ -110,9 +121,11 @@ static double best_s(struct bench *b, void (*fn)(void *, uint32_t), size_t *coun
     return best;
 }
 
-static void measure_products(struct bench *b, struct profile *p)
+static void measure_products(struct bench *b, bool prompt, struct profile *p)
 {
     struct profile_product *out = &p->products[p->n_products++];
+    out->prompt = prompt;
+    b->parts = prompt ? b->k->prompt_parts[b->type] : 0;
     snprintf(out->type, sizeof out->type, "%s", tensor_type_name(b->type));
     for (char *c = out->type; *c; c++)
         *c = (char)(*c >= 'A' && *c <= 'Z' ? *c + 32 : *c);
@@ -178,10 +191,18 @@ static void measure_attention(struct bench *b, struct profile *p)
 
 /* ---- the whole ---- */
 
+static size_t packed_bytes(void)
+{
+    const size_t row = act_row_bytes(ACT_F32, N_COLS), in_tiles = prompt_row_bytes(MAX_PARTS, N_COLS);
+    return MAX_ROWS * (row > in_tiles ? row : in_tiles);
+}
+
 static int allocate(struct bench *b, struct err *e)
 {
+    for (uint32_t i = 0; i < MAX_ROWS; i++)
+        b->y_rows[i] = i;
     b->weights = mem_aligned(WEIGHT_BYTES);
-    b->packed = mem_aligned(MAX_ROWS * act_row_bytes(ACT_F32, N_COLS));
+    b->packed = mem_aligned(packed_bytes());
     b->x = mem_aligned((size_t)MAX_ROWS * N_COLS * sizeof(float));
     b->y = mem_aligned((size_t)MAX_ROWS * N_MATRIX_ROWS * sizeof(float));
     b->state = mem_aligned((size_t)b->n_threads * MANY_QUERIES * (HEAD_DIM + 2) * sizeof(float));
@@ -199,7 +220,7 @@ static int allocate(struct bench *b, struct err *e)
 static void release(struct bench *b)
 {
     mem_free_aligned(b->weights, WEIGHT_BYTES);
-    mem_free_aligned(b->packed, MAX_ROWS * act_row_bytes(ACT_F32, N_COLS));
+    mem_free_aligned(b->packed, packed_bytes());
     mem_free_aligned(b->x, (size_t)MAX_ROWS * N_COLS * sizeof(float));
     mem_free_aligned(b->y, (size_t)MAX_ROWS * N_MATRIX_ROWS * sizeof(float));
     mem_free_aligned(b->scratch, b->n_threads * attn_scratch_bytes(HEAD_DIM));
@@ -210,13 +231,7 @@ static void release(struct bench *b)
 
 static double peak_ops(const struct profile *p, const char *type, double bytes_per_element)
 {
-    double best = 0;
-    for (uint32_t i = 0; i < p->n_products; i++) {
-        const struct profile_product *q = &p->products[i];
-        for (uint32_t k = 0; k < q->n_points && !strcmp(q->type, type); k++)
-            best = fmax(best, 2 * q->points[k].rows * q->points[k].bytes_per_s / bytes_per_element);
-    }
-    return best;
+    return 2 * profile_product_peak(p, type, false) / bytes_per_element;
 }
 
 static void summarise(struct profile *p, uint32_t n_threads, double bandwidth)
@@ -256,7 +271,9 @@ int measure_profile(struct profile *out, uint32_t n_threads, void (*progress)(co
             if (progress)
                 progress(tensor_type_name(types[i]), (double)i / (N_TYPES + 1));
             if (b.k->matmul[b.type])
-                measure_products(&b, out);
+                measure_products(&b, false, out);
+            if (b.k->matmul_prompt[b.type])
+                measure_products(&b, true, out);
         }
         if (progress)
             progress("attention", (double)N_TYPES / (N_TYPES + 1));

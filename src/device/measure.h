@@ -1,6 +1,7 @@
 /* The profile of this machine, measured: what `weir plan --device this` and `weir bench --profile-out` use.
  *
- * Runs the kernels that the CPU device runs, on all its worker threads: products of 1 to 512 rows with weights of
+ * Runs the kernels that the CPU device runs, on all its worker threads: products of 1 to 512 rows (of a prompt too, where those
+ * go a way of their own) with weights of
  * several types, streamed from memory that no cache holds, and attention over keys and values. Takes some ten seconds
  * and 200 MB. What else runs on the machine is measured with it.
  */

@@ -145,32 +145,30 @@ static void read_links(struct reader *r, struct profile *p, const json_t *root)
     }
 }
 
-static void read_products(struct reader *r, struct profile *p, const json_t *root)
+static const char *const products_keys[2] = {"products", "prompt_products"};
+
+static void read_products(struct reader *r, struct profile *p, const json_t *root, bool prompt)
 {
-    const json_t *products = json_object_get(root, "products"), *a = json_object_get(root, "attention");
-    const char *type;
+    const json_t *products = json_object_get(root, products_keys[prompt]);
+    const char *type, *where = prompt ? "\"prompt_products\"" : "\"products\"";
     json_t *list;
-    CHECK_KEYS(r, a, "attention", "kv_bytes_per_s", "ops_per_s");
-    if (a) {
-        p->kv_bytes_per_s = number(r, a, "attention", "kv_bytes_per_s", NAN, 1e6, 1e16);
-        p->attention_ops_per_s = number(r, a, "attention", "ops_per_s", NAN, 1e6, 1e19);
-    }
     json_object_foreach((json_t *)(uintptr_t)products, type, list)
     {
         size_t n = json_array_size(list);
         if (p->n_products == PROFILE_MAX_PRODUCTS || n < 1 || n > PROFILE_MAX_POINTS || strlen(type) > 15) {
-            fail(r, "\"products\"", "must be at most 8 types with 1 to 16 points [rows, bytes a second]");
+            fail(r, where, "must be at most 16 types, of both ways, with 1 to 16 points [rows, bytes a second]");
             return;
         }
         struct profile_product *q = &p->products[p->n_products++];
         snprintf(q->type, sizeof q->type, "%s", type);
+        q->prompt = prompt;
         for (size_t i = 0; i < n; i++) {
             const json_t *point = json_array_get(list, i);
             double rows = json_number_value(json_array_get(point, 0)),
                    rate = json_number_value(json_array_get(point, 1));
             if (!(rows >= 1 && rows <= 1 << 20) || !(rate >= 1e3 && rate <= 1e16) ||
                 (i && rows <= q->points[i - 1].rows)) {
-                fail(r, "\"products\"", "has a point that is not [rows, bytes a second] with rising rows");
+                fail(r, where, "has a point that is not [rows, bytes a second] with rising rows");
                 return;
             }
             q->points[i].rows = (uint32_t)rows;
@@ -178,6 +176,16 @@ static void read_products(struct reader *r, struct profile *p, const json_t *roo
             q->n_points++;
         }
     }
+}
+
+static void read_attention(struct reader *r, struct profile *p, const json_t *root)
+{
+    const json_t *a = json_object_get(root, "attention");
+    CHECK_KEYS(r, a, "attention", "kv_bytes_per_s", "ops_per_s");
+    if (!a)
+        return;
+    p->kv_bytes_per_s = number(r, a, "attention", "kv_bytes_per_s", NAN, 1e6, 1e16);
+    p->attention_ops_per_s = number(r, a, "attention", "ops_per_s", NAN, 1e6, 1e19);
 }
 
 static void read_rest(struct reader *r, struct profile *p, const json_t *root)
@@ -218,13 +226,15 @@ int profile_parse(struct profile *p, const char *json, size_t n, const char *nam
     }
     struct reader r = {.file = name, .e = e};
     CHECK_KEYS(&r, root, "profile", "name", "aliases", "kind", "memory", "compute_ops_per_s", "links", "numa", "watts",
-               "price_per_hour", "measured", "attainable", "sources", "products", "attention");
+               "price_per_hour", "measured", "attainable", "sources", "products", "prompt_products", "attention");
     name_of(&r, root, "profile", p->name, sizeof p->name);
     snprintf(p->id, sizeof p->id, "%s", name);
     read_memory(&r, p, root);
     read_compute(&r, p, root);
     read_links(&r, p, root);
-    read_products(&r, p, root);
+    read_products(&r, p, root, false);
+    read_products(&r, p, root, true);
+    read_attention(&r, p, root);
     read_rest(&r, p, root);
     json_decref(root);
     return r.rc;
@@ -407,11 +417,26 @@ enum profile_compute profile_compute_type(const char *name)
     return PROFILE_F16;
 }
 
-double profile_product_s(const struct profile *p, const char *type, double rows)
+static const struct profile_product *find_product(const struct profile *p, const char *type, bool prompt)
 {
-    const struct profile_product *q = NULL;
-    for (uint32_t i = 0; i < p->n_products && !q; i++)
-        q = !strcmp(p->products[i].type, type) ? &p->products[i] : NULL;
+    for (uint32_t i = 0; i < p->n_products; i++)
+        if (p->products[i].prompt == prompt && !strcmp(p->products[i].type, type))
+            return &p->products[i];
+    return NULL;
+}
+
+double profile_product_peak(const struct profile *p, const char *type, bool prompt)
+{
+    const struct profile_product *q = find_product(p, type, prompt);
+    double most = 0;
+    for (uint32_t i = 0; q && i < q->n_points; i++)
+        most = fmax(most, q->points[i].rows * q->points[i].bytes_per_s);
+    return most;
+}
+
+double profile_product_s(const struct profile *p, const char *type, bool prompt, double rows)
+{
+    const struct profile_product *q = find_product(p, type, prompt);
     if (!q)
         return 0;
     uint32_t n = q->n_points, i = 0;
@@ -447,10 +472,12 @@ static json_t *format_links(const struct profile *p)
     return links;
 }
 
-static json_t *format_products(const struct profile *p)
+static json_t *format_products(const struct profile *p, bool prompt)
 {
     json_t *products = json_object();
     for (uint32_t i = 0; i < p->n_products; i++) {
+        if (p->products[i].prompt != prompt)
+            continue;
         json_t *list = json_array();
         for (uint32_t k = 0; k < p->products[i].n_points; k++)
             json_array_append_new(
@@ -484,8 +511,12 @@ char *profile_format(const struct profile *p, const char *source)
                   "mixed_length_waste", p->mixed_length_waste, "sources", sources);
     if (root && p->price_per_hour > 0)
         json_object_set_new(root, "price_per_hour", json_real(p->price_per_hour));
-    if (root && p->n_products)
-        json_object_set_new(root, "products", format_products(p));
+    for (int prompt = 0; root && prompt < 2; prompt++) {
+        json_t *products = format_products(p, prompt);
+        if (json_object_size(products))
+            json_object_set(root, products_keys[prompt], products);
+        json_decref(products);
+    }
     if (root && p->kv_bytes_per_s > 0)
         json_object_set_new(
             root, "attention",

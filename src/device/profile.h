@@ -17,6 +17,8 @@
  *     "price_per_hour": 2.5,                          optional
  *     "products": {"q8_0": [[1, 4.1e10], [2, 4e10], ...]},       optional, measured: weight bytes a second that
  * products of so many rows reach with weights of a type; replaces bandwidth and compute for formats made of that type
+ *     "prompt_products": {"q8_0": [[1, 2e10], ...]},             optional, measured: the same of a prompt's rows, where
+ * they multiply in another way than others
  *     "attention": {"kv_bytes_per_s": 3e10, "ops_per_s": 1e11},  optional, measured: two costs that add up
  *     "measured": true,                               optional: the figures were reached, not promised
  *     "attainable": {"bandwidth": 0.83, "compute": 0.7,          shares of the figures above that programs reach,
@@ -60,11 +62,12 @@ struct profile_link {
 
 enum profile_compute { PROFILE_F32, PROFILE_F16, PROFILE_FP8, PROFILE_INT8, PROFILE_COMPUTE_COUNT };
 
-#define PROFILE_MAX_PRODUCTS 8
+#define PROFILE_MAX_PRODUCTS 16
 #define PROFILE_MAX_POINTS 16
 
 struct profile_product {
     char type[16]; /* tensor type in small letters */
+    bool prompt;   /* of a prompt's rows, which go another way */
     uint32_t n_points;
     struct {
         uint32_t rows;
@@ -107,8 +110,12 @@ int profile_source_text(const char *what, char **json, struct err *e);
 /* "f32", "f16", "fp8", "int8"; f16 for anything else. */
 enum profile_compute profile_compute_type(const char *name);
 
-/* Seconds that a product of so many rows takes for each weight byte of a type; 0 where the profile does not know. */
-double profile_product_s(const struct profile *p, const char *type, double rows);
+/* Seconds that a product of so many rows takes for each weight byte of a type; 0 where the profile does not know. prompt:
+ * of a prompt's rows, where they go another way. */
+double profile_product_s(const struct profile *p, const char *type, bool prompt, double rows);
+
+/* Most bytes a second times rows of the products that profile_product_s tells of; 0 likewise. */
+double profile_product_peak(const struct profile *p, const char *type, bool prompt);
 
 /* The link between such devices, or NULL. */
 const struct profile_link *profile_peer_link(const struct profile *p);

@@ -29,10 +29,15 @@ int roofline_init(struct roofline *r, const struct shape *s, const char *weights
     double bits = 8 * traffic_resident_weight_bytes(&r->model) / shape_params(s);
     r->attain_weights = p->attain_bandwidth;
     snprintf(r->product_type, sizeof r->product_type, "%s", format);
-    if (profile_product_s(p, r->product_type, 1) <= 0 && strlen(format) > 4)
+    if (profile_product_s(p, r->product_type, false, 1) <= 0 && strlen(format) > 4)
         r->product_type[4] = 0; /* q4_k_m is mostly q4_k */
-    if (profile_product_s(p, r->product_type, 1) <= 0)
+    if (profile_product_s(p, r->product_type, false, 1) <= 0)
         r->product_type[0] = 0;
+    if (p->is_cpu)
+        shape_last_layer(s, &r->model);
+    double per_byte = r->model.row_params / (r->model.attention_bytes + r->model.ffn_bytes + r->model.router_bytes);
+    r->prompt_ops_per_s = 2 * per_byte * profile_product_peak(p, r->product_type, true);
+    r->model.prompt_way = r->prompt_ops_per_s > 0;
     if (!p->is_cpu && type != PROFILE_FP8)
         r->attain_weights = bits < 6.5 ? p->attain_4bit : bits < 12 ? p->attain_8bit : p->attain_bandwidth;
     return 0;
@@ -55,19 +60,55 @@ double roofline_kv_token_bytes(const struct roofline *r)
     return traffic_kv_bytes(&r->model, 1) * kv_share(r);
 }
 
+static double others_s(const struct roofline *r, double rows)
+{
+    return profile_product_s(r->profile, r->product_type, false, rows);
+}
+
+/* Seconds a byte of a matrix of the layers. */
+static double rows_s(const struct roofline *r, double rows, double prompt_rows)
+{
+    if (!(prompt_rows > 0))
+        return others_s(r, rows);
+    const double prompts = profile_product_s(r->profile, r->product_type, true, prompt_rows);
+    if (rows <= prompt_rows)
+        return prompts;
+    const double read = others_s(r, 1), others = others_s(r, rows - prompt_rows);
+    const double busy = sqrt(fmax(0, others * others - read * read)) + sqrt(fmax(0, prompts * prompts - read * read));
+    return sqrt(read * read + busy * busy);
+}
+
+/* Experts, of `bytes` in all, of which each row meets some. */
+static double experts_s(const struct roofline *r, double bytes, double rows)
+{
+    const struct traffic_model *m = &r->model;
+    if (!m->n_expert || !(rows > 0))
+        return 0;
+    const double touched = traffic_distinct_experts(m, rows), each = rows * m->n_expert_used / touched;
+    return bytes * touched / m->n_expert * others_s(r, each);
+}
+
 /* From measured products: each matrix at the rows that it meets. */
 static double measured_weights_s(const struct roofline *r, const struct traffic_load *l)
 {
     const struct traffic_model *m = &r->model;
-    double rows = l->n_rows, shared = m->attention_bytes + m->ffn_bytes + m->router_bytes;
-    double s = shared * profile_product_s(r->profile, r->product_type, rows);
-    if (l->n_outputs)
-        s += m->output_bytes * profile_product_s(r->profile, r->product_type, l->n_outputs);
-    if (m->n_expert) {
-        double touched = traffic_distinct_experts(m, rows), each = rows * m->n_expert_used / touched;
-        s += m->expert_bytes * touched / m->n_expert * profile_product_s(r->profile, r->product_type, each);
+    const double layers = m->attention_bytes + m->ffn_bytes + m->router_bytes - m->last_bytes;
+    double s = layers * rows_s(r, l->n_rows, l->n_prompt_rows) +
+               experts_s(r, m->expert_bytes - m->last_expert_bytes, l->n_rows);
+    if (l->n_outputs) {
+        const bool prompts = l->n_prompt_rows == l->n_rows; /* else most of these rows decode */
+        s += m->output_bytes * others_s(r, l->n_outputs) +
+             m->last_bytes * rows_s(r, l->n_outputs, prompts ? l->n_outputs : 0) +
+             experts_s(r, m->last_expert_bytes, l->n_outputs);
     }
     return s / r->n_devices;
+}
+
+/* At the peaks. */
+static double matmul_s(const struct roofline *r, const struct traffic_cost *c)
+{
+    const double prompts = c->prompt_flops > 0 ? c->prompt_flops / r->prompt_ops_per_s : 0;
+    return ((c->matmul_flops - c->prompt_flops) / r->matmul_ops_per_s + prompts) / r->n_devices;
 }
 
 void roofline_step(const struct roofline *r, const struct traffic_load *l, struct roofline_time *out)
@@ -86,13 +127,13 @@ void roofline_step(const struct roofline *r, const struct traffic_load *l, struc
     out->device_flops = matmul + attention;
 
     double memory_s = out->device_bytes / r->bytes_per_s;
-    double compute_s = matmul / r->matmul_ops_per_s + attention / r->attention_ops_per_s;
+    double compute_s = matmul_s(r, &c) + attention / r->attention_ops_per_s;
     out->memory_bound = memory_s >= compute_s;
     out->ceiling_s = fmax(memory_s, compute_s);
 
     double bandwidth = r->bytes_per_s * p->attain_bandwidth;
-    out->weights_s = fmax(out->weight_bytes / (r->bytes_per_s * r->attain_weights),
-                          matmul / (r->matmul_ops_per_s * p->attain_compute));
+    out->weights_s =
+        fmax(out->weight_bytes / (r->bytes_per_s * r->attain_weights), matmul_s(r, &c) / p->attain_compute);
     double kv_time_bytes = traffic_kv_time_bytes(&c) * kv_share(r);
     out->attention_s = fmax(kv_time_bytes / bandwidth, attention / (r->attention_ops_per_s * p->attain_compute));
     if (r->product_type[0])
@@ -136,6 +177,7 @@ void roofline_prior(const struct roofline *r, struct calibrate_prior *out)
     *out = (struct calibrate_prior){
         .bytes_per_s = r->bytes_per_s * r->attain_weights * r->n_devices,
         .matmul_flops_per_s = r->matmul_ops_per_s * p->attain_compute * r->n_devices,
+        .prompt_flops_per_s = r->prompt_ops_per_s * p->attain_compute * r->n_devices,
         .attention_flops_per_s = r->attention_ops_per_s * p->attain_compute * r->n_devices,
         .fixed_s = p->step_overhead_s + r->model.n_layer * p->layer_overhead_s,
         .confidence = p->measured ? 0.7 : 0.3,

@@ -9,7 +9,11 @@
  *                KV bytes: also those that the waste of mixed lengths stands for (policy/traffic.h)
  *
  * Where the profile holds measured products and attention, these take the place of W and A: W from the rate at the rows
- * that each matrix meets (an expert: its share of them), A = KV bytes / rate + operations / rate.
+ * that each matrix meets (an expert: its share of them), A = KV bytes / rate + operations / rate. A prompt's rows meet those
+ * products that were measured for them, if any were; a matrix that they and others meet is read once:
+ *   sqrt(r^2 + (sqrt(o^2 - r^2) + sqrt(p^2 - r^2))^2) from the times of one row, of the others, and of the prompt's
+ *
+ * On a CPU, which stands for weir's own device, what lies behind the last layer's keys and values is for rows with logits only.
  *
  * Tensor parallel over n: every matrix is split n ways; keys and values as far as there are KV heads, beyond that they
  * are kept more than once. A ring all-reduce sends 2 (n-1)/n of the rows' values, in 16 bits, from each device.
@@ -29,6 +33,7 @@ struct roofline {
     struct traffic_model model;
     uint32_t n_devices, kv_shards, n_embd;
     double bytes_per_s, matmul_ops_per_s, attention_ops_per_s; /* peaks of one device */
+    double prompt_ops_per_s;                                   /* of a prompt's rows: model.prompt_way; else 0 */
     char product_type[24]; /* of the weights in measured products; empty: not measured */
     double attain_weights; /* share of bytes_per_s that weights of this format reach */
 };

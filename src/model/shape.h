@@ -60,6 +60,10 @@ const char *shape_preset_name(unsigned i);
  * kv_token_bytes itself. */
 int shape_traffic(const struct shape *s, const char *weights, const char *kv, struct traffic_model *out, struct err *e);
 
+/* What lies behind the last layer's keys and values, for devices that leave it out for rows without logits: sets last_* of
+ * the model. Elements are exact, bytes by the average of the layers' matrices. */
+void shape_last_layer(const struct shape *s, struct traffic_model *m);
+
 /* Known formats, for help and messages; NULL past the last. */
 const char *shape_weight_format(unsigned i);
 const char *shape_kv_format(unsigned i);

@@ -237,6 +237,23 @@ static void from_shape(const struct shape *s, const struct weight_format *f, str
     t->norm_bytes = shape_vector_elements(s) * (f->mix == MIX_GPU ? 2 : 4);
 }
 
+void shape_last_layer(const struct shape *s, struct traffic_model *m)
+{
+    struct matrix all[SHAPE_MAX_MATRICES];
+    unsigned n = shape_layer_matrices(s, s->n_layer - 1, all);
+    m->last_params = m->last_expert_params = 0;
+    for (unsigned i = 0; i < n; i++) {
+        const double elements = (double)all[i].n_out * all[i].n_in * all[i].n_stack;
+        const enum matrix_role role = all[i].role;
+        if (role == MATRIX_EXPERT_GATE || role == MATRIX_EXPERT_UP || role == MATRIX_EXPERT_DOWN)
+            m->last_expert_params += elements;
+        else if (role != MATRIX_ATTN_K && role != MATRIX_ATTN_V)
+            m->last_params += elements;
+    }
+    m->last_bytes = m->last_params / m->row_params * (m->attention_bytes + m->ffn_bytes + m->router_bytes);
+    m->last_expert_bytes = m->expert_params > 0 ? m->last_expert_params / m->expert_params * m->expert_bytes : 0;
+}
+
 int shape_traffic(const struct shape *s, const char *weights, const char *kv, struct traffic_model *out, struct err *e)
 {
     *out = (struct traffic_model){0};
