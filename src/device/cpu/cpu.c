@@ -263,7 +263,7 @@ static void carve_scratch(struct cpu *c, struct carver *a)
     const struct model *m = c->base.model;
     size_t rows = c->base.config.max_step_tokens, slots = rows * m->n_expert_used;
     size_t n_q = (size_t)m->n_head * m->head_dim, n_kv = (size_t)m->n_head_kv * m->head_dim;
-    size_t ff = rows * m->n_ff > slots * m->n_ff_expert || !m->n_expert ? rows * m->n_ff : slots * m->n_ff_expert;
+    const size_t dense = rows * cpu_stride(m->n_ff), experts = slots * m->n_ff_expert;
     uint32_t widest[ACT_FORMAT_COUNT] = {0}, widest_expert[ACT_FORMAT_COUNT] = {0};
     widest_rows(c, widest, widest_expert);
     uint32_t widest_tile[MAX_PROMPT_PARTS + 1] = {0};
@@ -271,12 +271,12 @@ static void carve_scratch(struct cpu *c, struct carver *a)
     carve_threads(c, a, widest);
     carve_plan(c, a);
     c->x = carve_floats(a, rows, m->n_embd);
-    c->qkv = carve_floats(a, rows, n_q + 2 * n_kv);
+    c->qkv = carve_floats(a, rows, cpu_stride(n_q + 2 * n_kv));
     c->q = carve_floats(a, rows, n_q);
     c->attn = carve_floats(a, rows, n_q);
-    c->y = carve_floats(a, slots > rows ? slots : rows, m->n_embd);
-    c->gate = carve_floats(a, ff, 1);
-    c->up = carve_floats(a, ff, 1);
+    c->y = carve_floats(a, slots > rows ? slots : rows, cpu_stride(m->n_embd));
+    c->gate = carve_floats(a, dense > experts ? dense : experts, 1);
+    c->up = carve_floats(a, dense > experts ? dense : experts, 1);
     c->rope_cos = carve_floats(a, rows, m->rope.n_rot / 2);
     c->rope_sin = carve_floats(a, rows, m->rope.n_rot / 2);
     c->logits = carve_floats(a, c->base.config.max_outputs, m->n_vocab);

@@ -103,11 +103,11 @@ struct cpu {
 
     /* Scratch, shared by all workers. R: rows of a step at most. */
     float *x;                                /* [R][n_embd] residual stream */
-    float *qkv;                              /* [R][(n_head + 2 n_head_kv) * head_dim] */
+    float *qkv;                              /* [R][cpu_stride((n_head + 2 n_head_kv) * head_dim)] */
     float *q;                                /* [n_head_kv][R][n_head / n_head_kv][head_dim] rotated, scaled queries */
     float *attn;                             /* [R][n_head * head_dim] */
-    float *y;                                /* [R or slots][n_embd] products before they are added to x */
-    float *gate, *up;                        /* [R][n_ff] or [slots][n_ff_expert] */
+    float *y;                                /* [R or slots][cpu_stride(n_embd)] products before they are added to x */
+    float *gate, *up;                        /* [R][cpu_stride(n_ff)] or [slots][n_ff_expert] */
     float *rope_cos, *rope_sin;              /* [R][n_rot / 2] */
     float *logits;                           /* [max_outputs][n_vocab] */
     unsigned char *packed[ACT_FORMAT_COUNT]; /* [R] rows */
@@ -135,6 +135,12 @@ struct cpu {
     struct attn_plan plan;
     double begin_s, end_s;
 };
+
+/* Rows of n floats lie so many apart: rows a power of two apart would share few sets of a cache. */
+static inline size_t cpu_stride(size_t n)
+{
+    return (n + ALIGN_FLOATS - 1) / ALIGN_FLOATS * ALIGN_FLOATS + ALIGN_FLOATS;
+}
 
 /* The part of n that belongs to a worker, in whole units. */
 static inline void cpu_share(const struct cpu *c, uint32_t thread, uint32_t n, uint32_t unit, uint32_t *begin,

@@ -31,7 +31,7 @@ static void finish_head(struct cpu *c, const struct layer *y, uint32_t layer, ui
     uint32_t d = m->head_dim, group = m->n_head / m->n_head_kv, half = m->rope.n_rot / 2;
     bool is_q = head < m->n_head, is_v = head >= m->n_head + m->n_head_kv;
     uint32_t h = is_q ? head : is_v ? head - m->n_head - m->n_head_kv : head - m->n_head;
-    float *x = c->qkv + ((size_t)row * (m->n_head + 2 * m->n_head_kv) + head) * d;
+    float *x = c->qkv + row * cpu_stride((size_t)(m->n_head + 2 * m->n_head_kv) * d) + (size_t)head * d;
     const float *bias = is_q ? y->q_bias : is_v ? y->v_bias : y->k_bias;
     const float *norm = is_q ? y->q_norm : is_v ? NULL : y->k_norm;
     if (bias)
@@ -73,7 +73,7 @@ static void qkv_rows(struct cpu *c, uint32_t thread, const struct layer *y, cons
                      uint32_t end)
 {
     const struct tensor *part[3] = {&y->q, &y->k, &y->v};
-    size_t stride = (size_t)y->q.n_out + y->k.n_out + y->v.n_out;
+    size_t stride = cpu_stride((size_t)y->q.n_out + y->k.n_out + y->v.n_out);
     for (uint32_t i = 0, base = 0; i < 3; base += part[i++]->n_out) {
         uint32_t n = part[i]->n_out;
         struct product p = {
@@ -149,6 +149,7 @@ static void add_product(struct cpu *c, uint32_t thread, const struct tensor *w, 
 {
     struct deal d;
     uint32_t begin, end, n = w->n_out;
+    const size_t stride = cpu_stride(n);
     for (cpu_deal_begin(c, thread, w, &d); cpu_deal_next(c, thread, &d, &begin, &end);) {
         cpu_product(c, thread,
                     &(struct product){.w = w,
@@ -158,10 +159,10 @@ static void add_product(struct cpu *c, uint32_t thread, const struct tensor *w, 
                                       .x = x,
                                       .n_tokens = c->step.n_rows,
                                       .y = c->y,
-                                      .y_stride = n});
+                                      .y_stride = stride});
         for (uint32_t i = 0; i < c->step.n_rows; i++) {
             float *out = c->x + (size_t)i * n + begin;
-            c->k->add_scaled(out, c->y + (size_t)i * n + begin, 1, end - begin);
+            c->k->add_scaled(out, c->y + i * stride + begin, 1, end - begin);
             if (bias)
                 c->k->add_scaled(out, bias + begin, 1, end - begin);
         }
@@ -191,7 +192,8 @@ void cpu_op_attn_out(struct cpu *c, uint32_t thread, uint32_t layer)
 static void gate_rows(struct cpu *c, uint32_t thread, const struct layer *y, const struct packed *x, uint32_t begin,
                       uint32_t end)
 {
-    const uint32_t n_ff = c->base.model->n_ff, n_rows = c->step.n_rows;
+    const uint32_t n_rows = c->step.n_rows;
+    const size_t stride = cpu_stride(c->base.model->n_ff);
     struct product p = {.w = &y->gate,
                         .data = y->gate.data,
                         .first = begin,
@@ -199,14 +201,14 @@ static void gate_rows(struct cpu *c, uint32_t thread, const struct layer *y, con
                         .x = x,
                         .n_tokens = n_rows,
                         .y = c->gate,
-                        .y_stride = n_ff};
+                        .y_stride = stride};
     cpu_product(c, thread, &p);
     p.w = &y->up;
     p.data = y->up.data;
     p.y = c->up;
     cpu_product(c, thread, &p);
     for (uint32_t i = 0; i < n_rows; i++)
-        c->k->silu_mul(c->gate + (size_t)i * n_ff + begin, c->up + (size_t)i * n_ff + begin, end - begin);
+        c->k->silu_mul(c->gate + i * stride + begin, c->up + i * stride + begin, end - begin);
     c->threads[thread].traffic.activation_bytes += 3ull * n_rows * (end - begin) * sizeof(float);
 }
 
@@ -235,7 +237,7 @@ void cpu_op_ffn(struct cpu *c, uint32_t thread, uint32_t layer)
     cpu_meet(c, thread, &y->down);
     cpu_pack(c, thread,
              &(struct pack_args){.src = c->gate,
-                                 .stride = m->n_ff,
+                                 .stride = cpu_stride(m->n_ff),
                                  .n = m->n_ff,
                                  .n_rows = n_rows,
                                  .formats = down_formats,

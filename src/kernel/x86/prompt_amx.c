@@ -2,12 +2,13 @@
  *
  * Weights are brought into bfloat16 tiles, 32 rows by 512 columns at a time, which a first-level cache holds (32 KB); then all
  * tokens pass by, 32 at a time: four sums of 16 x 16 stay in tiles over these columns, two tiles of tokens and two of rows
- * are loaded for four tile products, each of 16 cycles. The activations of up to 512 tokens by 1,024 columns (1 MB) stay in
- * a second-level cache while all rows pass by, loaded with a hint not to displace the weights from the first; sums rest in
- * scratch between cuts and in y between such segments, where no bit of theirs is lost. So the order of summation is that of
- * the columns, for any number of rows and tokens.
+ * are loaded for four tile products, each of 16 cycles. The activations of up to 512 tokens by 512 columns (512 KB) stay in
+ * a second-level cache while the rows of a panel pass by, loaded with a hint not to displace the weights from the first; so
+ * do the sums of the panel (1 MB: 512 rows of 512 tokens), until they are complete and go to y, once. The order of summation
+ * is that of the columns, for any number of rows and tokens.
  *
- * While tiles multiply, memory would idle: the next cut's weights are asked for piece by piece meanwhile.
+ * While tiles multiply, memory would idle: the next cut's weights are asked for piece by piece meanwhile, and complete sums
+ * move to y, whose rows lie far apart.
  */
 #include "kernel/lanes.h"
 #include "kernel/x86/amx.h"
@@ -15,15 +16,20 @@
 #include "kernel/x86/x86.h"
 
 #define ROW_TILES 2
-#define SEGMENT_STEPS 32
-#define X_BYTES (1u << 20)
-#define MAX_TILES 32 /* of tokens, that go through a row's columns together */
+#define MAX_TILES 32 /* of tokens, that go through together */
+/* Of a second-level cache, what activations and sums of a panel take. */
+#define X_BYTES ((size_t)512 << 10)
+#define SUM_BYTES ((size_t)1 << 20)
+
+typedef float sums[ROW_TILES][16][16]; /* of a tile of tokens: [tile of rows][token][row] */
 
 struct scratch {
     _Alignas(64) uint8_t w[ROW_TILES][PROMPT_CUT_STEPS * 2 * PROMPT_TILE_BYTES]; /* [step][part] tiles */
-    _Alignas(64) float acc[MAX_TILES][ROW_TILES][16][16]; /* [tile of tokens][of rows] sums: [token][row] */
+    _Alignas(64) uint8_t sums[SUM_BYTES];                                        /* [block of rows][tile of tokens] */
+    sums behind[2]; /* loaded behind the last ones, never used */
 };
 static_assert(sizeof(struct scratch) <= MATMUL_SCRATCH_BYTES, "scratch");
+static_assert(SUM_BYTES >= MAX_TILES * sizeof(sums), "scratch");
 
 /* What does not change while a segment of a block of tokens is multiplied. */
 struct job {
@@ -33,6 +39,7 @@ struct job {
     const uint8_t *x;                  /* the block's first tile of all columns */
     uint32_t first_token, n_tokens;    /* of the block */
     uint32_t first_step, n_steps, all; /* of the segment; of a row */
+    uint32_t end_row;                  /* of the panel */
 };
 
 /* ---- what memory is asked for ahead ---- */
@@ -67,112 +74,131 @@ static void ask(struct ahead *h, uint32_t share)
 
 /* ---- tiles ---- */
 
-/* One or two tiles of tokens by one or two of rows; A0 and A1 are tokens, C0 and C1 the sums of A0. */
-#define STEP(x0, x1, w0, w1)                                                                                           \
+/* One or two tiles of tokens by one or two of rows; A0 and A1 are tokens, C0 and C1 the sums of A0. Behind each product
+ * `then` of its sums, of tile [of tokens][of rows]. */
+#define STEP(x0, x1, w0, w1, then)                                                                                     \
     do {                                                                                                               \
         tile_load_stream(TILE_A0, x0, 64);                                                                             \
         tile_load(TILE_B0, w0, 64);                                                                                    \
         tile_dot_bf16(TILE_C0, TILE_A0, TILE_B0);                                                                      \
+        then(TILE_C0, 0, 0);                                                                                           \
         if (n_w > 1) {                                                                                                 \
             tile_load(TILE_B1, w1, 64);                                                                                \
             tile_dot_bf16(TILE_C1, TILE_A0, TILE_B1);                                                                  \
+            then(TILE_C1, 0, 1);                                                                                       \
         }                                                                                                              \
         if (n_x > 1) {                                                                                                 \
             tile_load_stream(TILE_A1, x1, 64);                                                                         \
             tile_dot_bf16(TILE_C2, TILE_A1, TILE_B0);                                                                  \
-            if (n_w > 1)                                                                                               \
+            then(TILE_C2, 1, 0);                                                                                       \
+            if (n_w > 1) {                                                                                             \
                 tile_dot_bf16(TILE_C3, TILE_A1, TILE_B1);                                                              \
+                then(TILE_C3, 1, 1);                                                                                   \
+            }                                                                                                          \
         }                                                                                                              \
     } while (0)
 
-#define EACH_SUM(what)                                                                                                 \
+#define GO_ON(c, token_tile, row_tile) (void)0
+
+/* Sums that go on from cuts before, or begin. */
+#define BEGIN(c, token_tile, row_tile)                                                                                 \
     do {                                                                                                               \
-        what(TILE_C0, acc[0][0], 64);                                                                                  \
-        if (n_w > 1)                                                                                                   \
-            what(TILE_C1, acc[0][1], 64);                                                                              \
-        if (n_x > 1)                                                                                                   \
-            what(TILE_C2, acc[1][0], 64);                                                                              \
-        if (n_x > 1 && n_w > 1)                                                                                        \
-            what(TILE_C3, acc[1][1], 64);                                                                              \
+        if (fresh)                                                                                                     \
+            tile_zero(c);                                                                                              \
+        else                                                                                                           \
+            tile_load(c, next[token_tile][row_tile], 64);                                                              \
     } while (0)
 
-/* n steps from the tokens' first tiles at x, x_stride apart. */
+/* Each sum makes room for the next one as soon as it is complete: stored and loaded together they would stall the
+ * products. */
+#define END(c, token_tile, row_tile)                                                                                   \
+    do {                                                                                                               \
+        tile_store(c, acc[token_tile][row_tile], 64);                                                                  \
+        BEGIN(c, token_tile, row_tile);                                                                                \
+    } while (0)
+
+/* n steps from the tokens' first tiles at x, x_stride apart; sums from tiles to acc, the next ones to tiles. */
 INLINE void multiply(const uint8_t *x, size_t x_stride, uint8_t (*w)[PROMPT_CUT_STEPS * 2 * PROMPT_TILE_BYTES],
-                     uint32_t n, size_t parts, size_t n_x, size_t n_w, float (*acc)[ROW_TILES][16][16])
+                     uint32_t n, size_t parts, size_t n_x, size_t n_w, sums *acc, sums *next, bool fresh)
 {
     const uint8_t *x1 = x + (n_x - 1) * x_stride, *w0 = w[0], *w1 = w[n_w - 1];
-    const size_t step = parts * PROMPT_TILE_BYTES;
-    EACH_SUM(tile_load);
+    const size_t part = PROMPT_TILE_BYTES, step = parts * part;
     for (uint32_t i = 0; i < n; i++, x += step, x1 += step, w0 += step, w1 += step) {
-        STEP(x, x1, w0, w1);
         if (parts == 2) {
-            STEP(x + PROMPT_TILE_BYTES, x1 + PROMPT_TILE_BYTES, w0, w1);
-            STEP(x, x1, w0 + PROMPT_TILE_BYTES, w1 + PROMPT_TILE_BYTES);
+            STEP(x + part, x1 + part, w0, w1, GO_ON);
+            STEP(x, x1, w0 + part, w1 + part, GO_ON);
         }
-    }
-    EACH_SUM(tile_store);
-}
-
-/* All tokens with n steps from `first` on, whose weights lie in tiles; in the meantime `next` is asked for. */
-INLINE void multiply_tokens(const struct job *j, uint32_t first, uint32_t n, size_t parts, size_t n_w,
-                            struct ahead *next)
-{
-    const uint32_t n_tiles = (j->n_tokens + 15) / 16;
-    const size_t stride = 16 * j->a->x_row_bytes;
-    const uint8_t *x = j->x + first * parts * PROMPT_TILE_BYTES;
-    struct scratch *s = j->s;
-    for (uint32_t i = 0; i < n_tiles; i += 2, x += 2 * stride) {
-        ask(next, (n_tiles + 1) / 2);
-        if (i + 1 < n_tiles)
-            multiply(x, stride, s->w, n, parts, 2, n_w, &s->acc[i]);
+        if (i + 1 < n)
+            STEP(x, x1, w0, w1, GO_ON);
         else
-            multiply(x, stride, s->w, n, parts, 1, n_w, &s->acc[i]);
+            STEP(x, x1, w0, w1, END);
     }
 }
 
-static void multiply_cut(const struct job *j, uint32_t first, uint32_t n, uint32_t n_w, struct ahead *next)
-{
-    if (j->type->parts == 2 && n_w == 2)
-        multiply_tokens(j, first, n, 2, 2, next);
-    else if (j->type->parts == 2)
-        multiply_tokens(j, first, n, 2, 1, next);
-    else if (n_w == 2)
-        multiply_tokens(j, first, n, 1, 2, next);
-    else
-        multiply_tokens(j, first, n, 1, 1, next);
-}
-
-/* ---- sums ---- */
-
-/* Between y and the scratch: of 16 rows from `row` on, all tokens. */
-INLINE void move_sums(const struct job *j, uint32_t row, uint32_t tile, bool out)
+/* Of 32 tokens and up to 32 weight rows to y. */
+static void put_sums(const struct job *j, uint32_t row, uint32_t tile, const sums *acc)
 {
     static const int column[16] = {0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15}; /* of each row */
     const __m512i to_rows = _mm512_loadu_si512(column);
-    const __m512i to_columns = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)prompt_row));
-    const uint32_t left = j->a->n_rows - row;
-    const __mmask16 rows = left < 16 ? (__mmask16)((1u << left) - 1) : 0xffff;
-    for (uint32_t i = 0; i < j->n_tokens; i++) {
-        float *y = j->a->y + j->a->y_rows[j->first_token + i] * j->a->y_stride + row;
-        float *acc = j->s->acc[i / 16][tile][i % 16];
-        if (out)
-            _mm512_mask_storeu_ps(y, rows, _mm512_permutexvar_ps(to_rows, _mm512_load_ps(acc)));
-        else
-            _mm512_store_ps(acc, _mm512_permutexvar_ps(to_columns, _mm512_maskz_loadu_ps(rows, y)));
+    const uint32_t rows = j->a->n_rows - row, first = j->first_token + 16 * tile, left = j->n_tokens - 16 * tile;
+    const __mmask32 mask = rows < 32 ? (1u << rows) - 1 : 0xffffffff;
+    for (uint32_t i = 0; i < 32 && i < left; i++) {
+        float *y = j->a->y + j->a->y_rows[first + i] * j->a->y_stride + row;
+        const float(*from)[16][16] = acc[tile + i / 16];
+        _mm512_mask_storeu_ps(y, (__mmask16)mask, _mm512_permutexvar_ps(to_rows, _mm512_load_ps(from[0][i % 16])));
+        if (rows > 16)
+            _mm512_mask_storeu_ps(y + 16, (__mmask16)(mask >> 16),
+                                  _mm512_permutexvar_ps(to_rows, _mm512_load_ps(from[1][i % 16])));
     }
+}
+
+/* All tokens with n steps from `first` on of the rows from `row` on, whose weights lie in tiles; in the meantime `ahead` is
+ * asked for, and what is complete moves to y, while the next tiles multiply. */
+INLINE void multiply_tokens(const struct job *j, uint32_t row, uint32_t first, uint32_t n, size_t parts, size_t n_w,
+                            sums *acc, struct ahead *ahead)
+{
+    const uint32_t n_tiles = (j->n_tokens + 15) / 16;
+    const size_t stride = 16 * j->a->x_row_bytes, n_x = 2;
+    const uint8_t *x = j->x + first * parts * PROMPT_TILE_BYTES;
+    const bool fresh = first == 0, last = first + n == j->all;
+    struct scratch *s = j->s;
+    const sums *next = acc;
+    BEGIN(TILE_C0, 0, 0);
+    BEGIN(TILE_C1, 0, 1);
+    BEGIN(TILE_C2, 1, 0);
+    BEGIN(TILE_C3, 1, 1);
+    for (uint32_t i = 0; i < n_tiles; i += 2, x += 2 * stride) {
+        ask(ahead, (n_tiles + 1) / 2);
+        if (i + 1 < n_tiles)
+            multiply(x, stride, s->w, n, parts, n_x, n_w, acc + i, acc + i + 2, fresh);
+        else
+            multiply(x, stride, s->w, n, parts, 1, n_w, acc + i, acc + i + 2, fresh);
+        if (last && i)
+            put_sums(j, row, i - 2, acc);
+    }
+    if (last)
+        put_sums(j, row, (n_tiles - 1) / 2 * 2, acc);
+}
+
+static void multiply_cut(const struct job *j, uint32_t row, uint32_t first, uint32_t n, uint32_t n_w, sums *acc,
+                         struct ahead *ahead)
+{
+    if (j->type->parts == 2 && n_w == 2)
+        multiply_tokens(j, row, first, n, 2, 2, acc, ahead);
+    else if (j->type->parts == 2)
+        multiply_tokens(j, row, first, n, 2, 1, acc, ahead);
+    else if (n_w == 2)
+        multiply_tokens(j, row, first, n, 1, 2, acc, ahead);
+    else
+        multiply_tokens(j, row, first, n, 1, 1, acc, ahead);
 }
 
 /* ---- a product ---- */
 
-static void multiply_rows(const struct job *j, uint32_t row)
+static void multiply_rows(const struct job *j, uint32_t row, sums *acc)
 {
     struct scratch *s = j->s;
-    const uint32_t end = j->first_step + j->n_steps, left = j->a->n_rows - row;
-    const uint32_t n_w = left > 16 ? ROW_TILES : 1;
-    if (j->first_step == 0)
-        memset(s->acc, 0, sizeof s->acc[0] * ((j->n_tokens + 15) / 16));
-    for (uint32_t r = 0; r < n_w && j->first_step; r++)
-        move_sums(j, row + 16 * r, r, false);
+    const uint32_t end = j->first_step + j->n_steps, n_w = j->a->n_rows - row > 16 ? ROW_TILES : 1;
     for (uint32_t step = j->first_step, n; step < end; step += n) {
         n = end - step < PROMPT_CUT_STEPS ? end - step : PROMPT_CUT_STEPS;
         for (uint32_t r = 0; r < n_w; r++)
@@ -180,34 +206,44 @@ static void multiply_rows(const struct job *j, uint32_t row)
         struct ahead next = {0};
         if (step + n < end)
             next = ahead_of(j, row, step + n);
-        else if (left > ROW_TILES * 16)
+        else if (row + ROW_TILES * 16 < j->end_row)
             next = ahead_of(j, row + ROW_TILES * 16, j->first_step);
-        multiply_cut(j, step, n, n_w, &next);
+        multiply_cut(j, row, step, n, n_w, acc, &next);
     }
-    for (uint32_t r = 0; r < n_w; r++)
-        move_sums(j, row + 16 * r, r, true);
 }
 
 static struct prompt_type types[TENSOR_TYPE_COUNT];
+
+static void multiply_block(struct job *j, uint32_t n_tiles)
+{
+    const struct matmul_args *a = j->a;
+    const size_t block = (n_tiles + 1) / 2 * 2 * sizeof(sums);
+    uint32_t fit = (uint32_t)(X_BYTES / (n_tiles * j->type->parts * PROMPT_TILE_BYTES));
+    fit = fit < PROMPT_CUT_STEPS ? PROMPT_CUT_STEPS : fit / PROMPT_CUT_STEPS * PROMPT_CUT_STEPS;
+    const bool one = fit >= j->all;
+    const uint32_t panel = one ? a->n_rows : (uint32_t)(SUM_BYTES / block) * ROW_TILES * 16;
+    for (uint32_t first = 0; first < a->n_rows; first += panel) {
+        j->end_row = a->n_rows - first < panel ? a->n_rows : first + panel;
+        for (j->first_step = 0; j->first_step < j->all; j->first_step += j->n_steps) {
+            j->n_steps = j->all - j->first_step < fit ? j->all - j->first_step : fit;
+            uint8_t *acc = j->s->sums;
+            for (uint32_t row = first; row < j->end_row; row += ROW_TILES * 16, acc += one ? 0 : block)
+                multiply_rows(j, row, (sums *)(void *)acc);
+        }
+    }
+}
 
 static void multiply_prompt(const struct matmul_args *a, enum tensor_type t)
 {
     const struct tile_config shapes = tile_shapes(TILE_ROWS, 64, 16);
     struct job j = {
         .a = a, .type = &types[t], .s = a->scratch, .all = (a->n_cols + PROMPT_STEP_COLS - 1) / PROMPT_STEP_COLS};
-    const uint32_t segment = j.all < SEGMENT_STEPS ? j.all : SEGMENT_STEPS;
-    const uint32_t fit = X_BYTES / (segment * j.type->parts * PROMPT_TILE_BYTES);
-    const uint32_t step = 16 * (fit < MAX_TILES ? fit : MAX_TILES);
     tile_begin(&shapes);
-    for (uint32_t i = 0; i < a->n_tokens; i += step) {
+    for (uint32_t i = 0; i < a->n_tokens; i += j.n_tokens) {
         j.first_token = i;
-        j.n_tokens = a->n_tokens - i < step ? a->n_tokens - i : step;
+        j.n_tokens = a->n_tokens - i < MAX_TILES * 16 ? a->n_tokens - i : MAX_TILES * 16;
         j.x = (const uint8_t *)a->x + i * a->x_row_bytes;
-        for (j.first_step = 0; j.first_step < j.all; j.first_step += j.n_steps) {
-            j.n_steps = j.all - j.first_step < segment ? j.all - j.first_step : segment;
-            for (uint32_t row = 0; row < a->n_rows; row += ROW_TILES * 16)
-                multiply_rows(&j, row);
-        }
+        multiply_block(&j, (j.n_tokens + 15) / 16);
     }
     tile_end();
 }
