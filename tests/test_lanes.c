@@ -70,21 +70,22 @@ struct documented {
     struct {
         size_t offset, unit_bytes, n_units;
     } fields[5];
+    size_t woven; /* V of the first two fields */
 };
 static const struct documented documented[] = {
-    {TENSOR_Q8_0, {{2, 4, 8}, {0, 2, 1}}},
-    {TENSOR_Q4_0, {{2, 4, 4}, {0, 2, 1}}},
-    {TENSOR_IQ4_NL, {{2, 4, 4}, {0, 2, 1}}},
-    {TENSOR_Q4_1, {{4, 4, 4}, {0, 2, 1}, {2, 2, 1}}},
-    {TENSOR_Q5_0, {{6, 4, 4}, {2, 4, 1}, {0, 2, 1}}},
-    {TENSOR_Q5_1, {{8, 4, 4}, {4, 4, 1}, {0, 2, 1}, {2, 2, 1}}},
-    {TENSOR_MXFP4, {{1, 4, 4}, {0, 1, 1}}},
-    {TENSOR_Q2_K, {{16, 4, 16}, {0, 4, 4}, {80, 2, 1}, {82, 2, 1}}},
-    {TENSOR_Q3_K, {{32, 4, 16}, {0, 4, 8}, {96, 4, 3}, {108, 2, 1}}},
-    {TENSOR_Q4_K, {{16, 4, 32}, {4, 4, 3}, {0, 2, 1}, {2, 2, 1}}},
-    {TENSOR_Q5_K, {{48, 4, 32}, {16, 4, 8}, {4, 4, 3}, {0, 2, 1}, {2, 2, 1}}},
-    {TENSOR_Q6_K, {{0, 4, 32}, {128, 4, 16}, {192, 4, 4}, {208, 2, 1}}},
-    {TENSOR_IQ4_XS, {{8, 4, 32}, {4, 4, 1}, {0, 2, 1}, {2, 2, 1}}},
+    {TENSOR_Q8_0, {{2, 4, 8}, {0, 2, 1}}, 0},
+    {TENSOR_Q4_0, {{2, 4, 4}, {0, 2, 1}}, 0},
+    {TENSOR_IQ4_NL, {{2, 4, 4}, {0, 2, 1}}, 0},
+    {TENSOR_Q4_1, {{4, 4, 4}, {0, 2, 1}, {2, 2, 1}}, 0},
+    {TENSOR_Q5_0, {{6, 4, 4}, {2, 4, 1}, {0, 2, 1}}, 0},
+    {TENSOR_Q5_1, {{8, 4, 4}, {4, 4, 1}, {0, 2, 1}, {2, 2, 1}}, 0},
+    {TENSOR_MXFP4, {{1, 4, 4}, {0, 1, 1}}, 0},
+    {TENSOR_Q2_K, {{16, 4, 16}, {0, 4, 4}, {80, 2, 1}, {82, 2, 1}}, 0},
+    {TENSOR_Q3_K, {{32, 4, 16}, {0, 4, 8}, {96, 4, 3}, {108, 2, 1}}, 2},
+    {TENSOR_Q4_K, {{16, 4, 32}, {4, 4, 3}, {0, 2, 1}, {2, 2, 1}}, 0},
+    {TENSOR_Q5_K, {{48, 4, 32}, {16, 4, 8}, {4, 4, 3}, {0, 2, 1}, {2, 2, 1}}, 4},
+    {TENSOR_Q6_K, {{0, 4, 32}, {128, 4, 16}, {192, 4, 4}, {208, 2, 1}}, 2},
+    {TENSOR_IQ4_XS, {{8, 4, 32}, {4, 4, 1}, {0, 2, 1}, {2, 2, 1}}, 0},
 };
 
 /* Byte i of field f's unit of a block. */
@@ -100,6 +101,23 @@ static uint8_t documented_byte(enum tensor_type t, size_t f, const uint8_t *unit
     return (uint8_t)v;
 }
 
+/* Weaves the first two fields of a super-block. */
+static void weave(const struct documented *d, uint8_t *cell)
+{
+    enum { UNIT = 4 * LANES };
+    const size_t n_high = d->fields[1].n_units, n_codes = d->woven * n_high;
+    uint8_t plain[64 * UNIT], *to = cell;
+    memcpy(plain, cell, (n_codes + n_high) * UNIT);
+    for (size_t h = 0; h < n_high / 8; h++) {
+        for (size_t u = 0; u < 8; u++) {
+            for (size_t v = 0; v < d->woven; v++, to += UNIT)
+                memcpy(to, plain + (8 * (d->woven * h + v) + u) * UNIT, UNIT);
+            memcpy(to, plain + (n_codes + 8 * h + u) * UNIT, UNIT);
+            to += UNIT;
+        }
+    }
+}
+
 /* 16 rows of n_blocks blocks into `out`; how many bytes that were. */
 static size_t lay_out_as_documented(const struct documented *d, const uint8_t *rows, size_t stride, uint32_t n_blocks,
                                     uint8_t *out)
@@ -109,6 +127,7 @@ static size_t lay_out_as_documented(const struct documented *d, const uint8_t *r
     uint8_t *at = out;
     for (uint32_t cell = 0; cell < n_blocks; cell += cell_blocks) {
         const uint32_t n = n_blocks - cell < cell_blocks ? n_blocks - cell : cell_blocks;
+        uint8_t *begin = at;
         for (size_t f = 0; f < 5 && d->fields[f].n_units; f++) {
             const size_t unit = d->fields[f].unit_bytes, n_units = d->fields[f].n_units;
             for (size_t i = 0; i < n * n_units * LANES * unit; i++, at++) {
@@ -118,6 +137,8 @@ static size_t lay_out_as_documented(const struct documented *d, const uint8_t *r
                     i % unit);
             }
         }
+        if (d->woven)
+            weave(d, begin);
     }
     return (size_t)(at - out);
 }

@@ -7,18 +7,27 @@
 
 enum change { AS_IS, OFFSET_128, SPREAD_BITS };
 
+/* Unit u of n_units stands at u, or at (u / 8 / n_runs * 8 + u % 8) * period + u / 8 % n_runs + before where two fields are
+ * woven: the first one has several runs of eight units, `before` counts from the end of it for the second one. */
 struct field {
     uint8_t offset, unit, n_units; /* unit: bytes; 0 ends the list */
     uint8_t change;
+    uint8_t n_runs, period;
+    int8_t before;
 };
 
-#define BYTES(type, member, how)                                                                                       \
+#define UNITS(type, member, how, n_runs, period, before)                                                               \
     {                                                                                                                  \
-        offsetof(struct type, member), 4, sizeof((struct type *)0)->member / 4, how                                    \
+        offsetof(struct type, member), 4, sizeof((struct type *)0)->member / 4, how, n_runs, period, before            \
     }
+#define BYTES(type, member, how) UNITS(type, member, how, 1, 1, 0)
+/* codes with n_runs units of each unit of high bits */
+#define WOVEN(type, codes, high, n_runs)                                                                               \
+    UNITS(type, codes, AS_IS, n_runs, n_runs + 1, 0),                                                                  \
+        UNITS(type, high, AS_IS, 1, n_runs + 1, n_runs - (int)sizeof((struct type *)0)->codes / 4)
 #define WORD(type, member)                                                                                             \
     {                                                                                                                  \
-        offsetof(struct type, member), 2, 1, AS_IS                                                                     \
+        offsetof(struct type, member), 2, 1, AS_IS, 1, 1, 0                                                            \
     }
 #define MAX_FIELDS 6
 
@@ -30,17 +39,15 @@ static const struct field fields[TENSOR_TYPE_COUNT][MAX_FIELDS] = {
     [TENSOR_Q5_1] = {BYTES(block_q5_1, q, AS_IS), BYTES(block_q5_1, high, SPREAD_BITS), WORD(block_q5_1, d),
                      WORD(block_q5_1, m)},
     [TENSOR_IQ4_NL] = {BYTES(block_iq4_nl, q, AS_IS), WORD(block_iq4_nl, d)},
-    [TENSOR_MXFP4] = {BYTES(block_mxfp4, q, AS_IS), {offsetof(struct block_mxfp4, e), 1, 1, AS_IS}},
+    [TENSOR_MXFP4] = {BYTES(block_mxfp4, q, AS_IS), {offsetof(struct block_mxfp4, e), 1, 1, AS_IS, 1, 1, 0}},
     [TENSOR_Q2_K] = {BYTES(block_q2_k, q, AS_IS), BYTES(block_q2_k, scales, AS_IS), WORD(block_q2_k, d),
                      WORD(block_q2_k, dmin)},
-    [TENSOR_Q3_K] = {BYTES(block_q3_k, q, AS_IS), BYTES(block_q3_k, high, AS_IS), BYTES(block_q3_k, scales, AS_IS),
-                     WORD(block_q3_k, d)},
+    [TENSOR_Q3_K] = {WOVEN(block_q3_k, q, high, 2), BYTES(block_q3_k, scales, AS_IS), WORD(block_q3_k, d)},
     [TENSOR_Q4_K] = {BYTES(block_q4_k, q, AS_IS), BYTES(block_q4_k, scales, AS_IS), WORD(block_q4_k, d),
                      WORD(block_q4_k, dmin)},
-    [TENSOR_Q5_K] = {BYTES(block_q5_k, q, AS_IS), BYTES(block_q5_k, high, AS_IS), BYTES(block_q5_k, scales, AS_IS),
-                     WORD(block_q5_k, d), WORD(block_q5_k, dmin)},
-    [TENSOR_Q6_K] = {BYTES(block_q6_k, low, AS_IS), BYTES(block_q6_k, high, AS_IS), BYTES(block_q6_k, scales, AS_IS),
-                     WORD(block_q6_k, d)},
+    [TENSOR_Q5_K] = {WOVEN(block_q5_k, q, high, 4), BYTES(block_q5_k, scales, AS_IS), WORD(block_q5_k, d),
+                     WORD(block_q5_k, dmin)},
+    [TENSOR_Q6_K] = {WOVEN(block_q6_k, low, high, 2), BYTES(block_q6_k, scales, AS_IS), WORD(block_q6_k, d)},
     [TENSOR_IQ4_XS] = {BYTES(block_iq4_xs, q, AS_IS), BYTES(block_iq4_xs, scales_low, AS_IS), WORD(block_iq4_xs, d),
                        WORD(block_iq4_xs, scales_high)},
 };
@@ -113,18 +120,26 @@ INLINE void change_unit(enum change how, unsigned char *lanes)
         store(lanes + 4 * r, changed(how, load(lanes + 4 * r)));
 }
 
+/* Where 16 rows of unit u stand, from where the field would begin. */
+INLINE ptrdiff_t unit_at(const struct field *f, uint32_t u)
+{
+    const uint32_t units = (u / 8 / f->n_runs * 8 + u % 8) * f->period + u / 8 % f->n_runs;
+    return ((ptrdiff_t)units + f->before) * f->unit * LANES;
+}
+
 /* A field of words of a block of 16 rows; `how` is a constant. */
-INLINE void words_to_lanes(enum change how, uint32_t n_units, const unsigned char *rows, size_t row_bytes,
+INLINE void words_to_lanes(enum change how, const struct field *f, const unsigned char *rows, size_t row_bytes,
                            unsigned char *lanes)
 {
     uint32_t u = 0;
-    for (; u + WORDS <= n_units; u += WORDS) {
+    for (; u + WORDS <= f->n_units; u += WORDS) {
         for (uint32_t r = 0; r < LANES; r += WORDS)
-            transpose(how, rows + r * row_bytes + 4 * u, row_bytes, lanes + (u * LANES + r) * 4, LANES * 4);
+            transpose(how, rows + r * row_bytes + 4 * u, row_bytes, lanes + unit_at(f, u) + 4 * r,
+                      (size_t)f->period * LANES * 4);
     }
-    for (; u < n_units; u++) {
-        unit_to_lanes(rows + 4 * u, row_bytes, 4, lanes + u * LANES * 4);
-        change_unit(how, lanes + u * LANES * 4);
+    for (; u < f->n_units; u++) {
+        unit_to_lanes(rows + 4 * u, row_bytes, 4, lanes + unit_at(f, u));
+        change_unit(how, lanes + unit_at(f, u));
     }
 }
 
@@ -135,11 +150,11 @@ static void field_to_lanes(const struct field *f, const unsigned char *rows, siz
     else if (f->unit == 2)
         unit_to_lanes(rows, row_bytes, 2, lanes);
     else if (f->change == AS_IS)
-        words_to_lanes(AS_IS, f->n_units, rows, row_bytes, lanes);
+        words_to_lanes(AS_IS, f, rows, row_bytes, lanes);
     else if (f->change == OFFSET_128)
-        words_to_lanes(OFFSET_128, f->n_units, rows, row_bytes, lanes);
+        words_to_lanes(OFFSET_128, f, rows, row_bytes, lanes);
     else
-        words_to_lanes(SPREAD_BITS, f->n_units, rows, row_bytes, lanes);
+        words_to_lanes(SPREAD_BITS, f, rows, row_bytes, lanes);
 }
 
 /* A word of a row, back from its lane. */
@@ -190,7 +205,7 @@ void lanes_unpack_row(enum tensor_type t, const void *group, uint32_t n_cols, ui
             for (uint32_t b = 0; b < n; b++, in += field_bytes(f)) {
                 unsigned char *p = block + (size_t)b * info->block_bytes + f->offset;
                 for (uint32_t u = 0; u < f->n_units; u++, p += f->unit) {
-                    memcpy(p, in + (u * LANES + row) * (size_t)f->unit, f->unit);
+                    memcpy(p, in + unit_at(f, u) + row * f->unit, f->unit);
                     if (f->change)
                         change_word((enum change)f->change, p);
                 }

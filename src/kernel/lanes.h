@@ -13,11 +13,14 @@
  *   Q5_0            q 4 | high | d     Q5_1        q 4 | high | d | m
  *   MXFP4           q 4 | e
  *   Q2_K            q 16 | scales 4 | d | dmin
- *   Q3_K            q 16 | high 8 | scales 3 | d
+ *   Q3_K            q 16 + high 8 | scales 3 | d
  *   Q4_K            q 32 | scales 3 | d | dmin
- *   Q5_K            q 32 | high 8 | scales 3 | d | dmin
- *   Q6_K            low 32 | high 16 | scales 4 | d
+ *   Q5_K            q 32 + high 8 | scales 3 | d | dmin
+ *   Q6_K            low 32 + high 16 | scales 4 | d
  *   IQ4_XS          q 32 | scales_low 1 | d | scales_high
+ * Fields with a + are woven, so that what makes a code lies together and is read in the order of memory: with V = 2, of Q5_K 4,
+ * units 8 (V h) + u, 8 (V h + 1) + u, .., 8 (V h + V - 1) + u of the first and unit 8 h + u of the second follow each other,
+ * for u from 0 to 7, for h from 0 on.
  * Bytes are as in the block but for two: codes of Q8_0 are stored as q + 128, unsigned; and bit 8 i + k of `high` of Q5_0
  * and Q5_1 belongs to element 4 k + i, so that a shift and one mask bring the bits of unit k to its bytes.
  *

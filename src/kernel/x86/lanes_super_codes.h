@@ -111,23 +111,38 @@ INLINE int left_shift_of_codes(enum tensor_type t, int s)
     return !HAS_DOT ? 0 : t == TENSOR_Q4_K ? s % 2 * 4 : t == TENSOR_Q2_K ? s % 4 * 2 : 0;
 }
 
+/* How many units of codes share one of high bits, which follows them (kernel/lanes.h). */
+INLINE int woven(enum tensor_type t)
+{
+    return t == TENSOR_Q5_K ? 4 : 2;
+}
+
+/* Units of the codes, 8 (n h + v) + u, and of their high bits, where these are woven. */
+INLINE const uint8_t *woven_codes(enum tensor_type t, const uint8_t *cell, int h, int v, int u)
+{
+    return unit_at(cell, (8 * h + u) * (woven(t) + 1) + v);
+}
+INLINE const uint8_t *woven_high(enum tensor_type t, const uint8_t *cell, int h, int u)
+{
+    return woven_codes(t, cell, h, woven(t), u);
+}
+
 /* ---- unpacking ---- */
 
 /* Unit u of sub-block s of 32, from a cell (or its second half of rows). */
 INLINE vi codes(enum tensor_type t, const uint8_t *cell, int s, int u)
 {
     const int left = left_shift_of_codes(t, s);
-    if (t == TENSOR_Q4_K || t == TENSOR_Q5_K) {
-        const vi raw = vi_load(unit_at(cell, s / 2 * 8 + u));
-        if (t == TENSOR_Q4_K)
-            return vi_and(shift(raw, s % 2 * 4 - left), bytes(15 << left));
-        const vi low = vi_and(shift(raw, s % 2 * 4), bytes(15));
-        return vi_and_or(shift(vi_load(unit_at(cell, 32 + u)), s - 4), bytes(16), low);
+    if (t == TENSOR_Q4_K)
+        return vi_and(shift(vi_load(unit_at(cell, s / 2 * 8 + u)), s % 2 * 4 - left), bytes(15 << left));
+    if (t == TENSOR_Q5_K) {
+        const vi low = vi_and(shift(vi_load(woven_codes(t, cell, 0, s / 2, u)), s % 2 * 4), bytes(15));
+        return vi_and_or(shift(vi_load(woven_high(t, cell, 0, u)), s - 4), bytes(16), low);
     }
     if (t == TENSOR_Q6_K) {
         const int half = s / 4, j = s % 4;
-        const vi raw = vi_load(unit_at(cell, half * 16 + j % 2 * 8 + u));
-        const vi high = vi_and(shift(vi_load(unit_at(cell, 32 + half * 8 + u)), 2 * j - 4), bytes(0x30));
+        const vi raw = vi_load(woven_codes(t, cell, half, j % 2, u));
+        const vi high = vi_and(shift(vi_load(woven_high(t, cell, half, u)), 2 * j - 4), bytes(0x30));
         return vi_and_or(shift(raw, j / 2 * 4), bytes(15), high);
     }
     if (t == TENSOR_IQ4_XS) {
@@ -135,9 +150,9 @@ INLINE vi codes(enum tensor_type t, const uint8_t *cell, int s, int u)
         const vi raw = vi_and(shift(vi_load(unit_at(cell, 4 * s + u % 4)), u / 4 * 4), bytes(15));
         return vi_lookup(vi_broadcast_16(HAS_DOT ? (const void *)offset_128 : code_iq4), raw);
     }
-    const vi raw = vi_load(unit_at(cell, s / 4 * 8 + u));
+    const vi raw = vi_load(t == TENSOR_Q2_K ? unit_at(cell, s / 4 * 8 + u) : woven_codes(t, cell, 0, s / 4, u));
     const vi low = vi_and(shift(raw, s % 4 * 2 - left), bytes(3 << left));
-    return t == TENSOR_Q2_K ? low : vi_and_or(shift(vi_load(unit_at(cell, 16 + u)), s - 2), bytes(4), low);
+    return t == TENSOR_Q2_K ? low : vi_and_or(shift(vi_load(woven_high(t, cell, 0, u)), s - 2), bytes(4), low);
 }
 
 /* Byte b of each lane as a factor, times 2^left: a number of 32 bits with VNNI, else twice 16 bits. */
