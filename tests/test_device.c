@@ -56,6 +56,15 @@ static void run(struct device *d, const struct step *s, struct step_result *r)
         fail_msg("%s", e.msg);
 }
 
+/* By the model and the type alone: Mixtral's, 40 of which 8 are used, and Qwen3's 128 of which 8 are. */
+static void test_experts_that_fill_tiles(void **state)
+{
+    (void)state;
+    assert_true(device_cpu_experts_fill_tiles(8, 2, false) && device_cpu_experts_fill_tiles(8, 2, true));
+    assert_true(device_cpu_experts_fill_tiles(40, 8, false) && !device_cpu_experts_fill_tiles(40, 8, true));
+    assert_false(device_cpu_experts_fill_tiles(128, 8, false) || device_cpu_experts_fill_tiles(128, 8, true));
+}
+
 /* ---- teams ---- */
 
 struct relay {
@@ -319,6 +328,7 @@ static void test_loading(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_experts_that_fill_tiles),
         cmocka_unit_test(test_team),
         cmocka_unit_test(test_team_sleeps),
         cmocka_unit_test(test_refused_configs),

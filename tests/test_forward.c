@@ -491,6 +491,8 @@ static void test_same_with_tiles(void **state)
     check_same(&(struct same_case){"type-q4_k", KV_F16, EXCERPT ? 40 : 100});
     check_same(&(struct same_case){"type-f16", KV_F16, EXCERPT ? 40 : 100});
     check_same(&(struct same_case){"type-bf16", KV_F16, EXCERPT ? 40 : 100});
+    check_same(&(struct same_case){"mixtral-q8_0", KV_F16, EXCERPT ? 40 : 100});
+    check_same(&(struct same_case){"qwen3moe-q4_k", KV_F16, EXCERPT ? 40 : 80});
     same_kernels = NULL;
 }
 

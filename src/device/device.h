@@ -113,6 +113,10 @@ size_t device_chunk_bytes(const struct model *m, enum kv_type t, uint32_t chunk_
  * cache, what of the last layer it leaves out for rows without logits, and whether a prompt's rows go a way of their own. */
 void device_cpu_describe(const struct model *m, const struct device_config *c, struct traffic_model *out);
 
+/* Whether a prompt's rows go their own way through experts' matrices too, where there is one for dense matrices of the type:
+ * has_k_blocks, one of 256 columns a block, or of 32. Not of floats. */
+bool device_cpu_experts_fill_tiles(uint32_t n_expert, uint32_t n_expert_used, bool has_k_blocks);
+
 /* device/cpu: threads over shared memory. Reads the model's weights; both m and f must outlive it. */
 int device_cpu_create(struct device **out, const struct forward *f, const struct device_config *c, struct err *e);
 

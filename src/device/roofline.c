@@ -1,5 +1,7 @@
 #include "device/roofline.h"
 
+#include "device/device.h"
+
 #include <assert.h>
 #include <math.h>
 #include <stdio.h>
@@ -79,13 +81,15 @@ static double rows_s(const struct roofline *r, double rows, double prompt_rows)
 }
 
 /* Experts, of `bytes` in all, of which each row meets some. */
-static double experts_s(const struct roofline *r, double bytes, double rows)
+static double experts_s(const struct roofline *r, double bytes, double rows, double prompt_rows)
 {
     const struct traffic_model *m = &r->model;
     if (!m->n_expert || !(rows > 0))
         return 0;
-    const double touched = traffic_distinct_experts(m, rows), each = rows * m->n_expert_used / touched;
-    return bytes * touched / m->n_expert * others_s(r, each);
+    const bool in_tiles = r->product_type[0] == 'q' &&
+                          device_cpu_experts_fill_tiles(m->n_expert, m->n_expert_used, strstr(r->product_type, "_k"));
+    const double touched = traffic_distinct_experts(m, rows), each = m->n_expert_used / touched;
+    return bytes * touched / m->n_expert * rows_s(r, rows * each, in_tiles ? prompt_rows * each : 0);
 }
 
 /* From measured products: each matrix at the rows that it meets. */
@@ -94,12 +98,11 @@ static double measured_weights_s(const struct roofline *r, const struct traffic_
     const struct traffic_model *m = &r->model;
     const double layers = m->attention_bytes + m->ffn_bytes + m->router_bytes - m->last_bytes;
     double s = layers * rows_s(r, l->n_rows, l->n_prompt_rows) +
-               experts_s(r, m->expert_bytes - m->last_expert_bytes, l->n_rows);
+               experts_s(r, m->expert_bytes - m->last_expert_bytes, l->n_rows, l->n_prompt_rows);
     if (l->n_outputs) {
-        const bool prompts = l->n_prompt_rows == l->n_rows; /* else most of these rows decode */
-        s += m->output_bytes * others_s(r, l->n_outputs) +
-             m->last_bytes * rows_s(r, l->n_outputs, prompts ? l->n_outputs : 0) +
-             experts_s(r, m->last_expert_bytes, l->n_outputs);
+        const double prompts = l->n_prompt_rows == l->n_rows ? l->n_outputs : 0; /* else most of these rows decode */
+        s += m->output_bytes * others_s(r, l->n_outputs) + m->last_bytes * rows_s(r, l->n_outputs, prompts) +
+             experts_s(r, m->last_expert_bytes, l->n_outputs, prompts);
     }
     return s / r->n_devices;
 }

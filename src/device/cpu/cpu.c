@@ -176,17 +176,22 @@ static void widen(const struct cpu *c, const struct tensor *w, uint32_t widest[A
     }
 }
 
-/* Likewise the tiles of a prompt's rows, by parts. */
-static void widest_tiles(const struct cpu *c, uint32_t widest[MAX_PROMPT_PARTS + 1])
+/* Likewise the tiles of a prompt's rows, by parts, and those of experts' slots. */
+static void widest_tiles(const struct cpu *c, uint32_t rows[MAX_PROMPT_PARTS + 1], uint32_t slots[MAX_PROMPT_PARTS + 1])
 {
     const struct model *m = c->base.model;
     for (uint32_t i = 0; i < m->n_layer; i++) {
         const struct layer *y = &m->layers[i];
-        const struct tensor *const dense[] = {&y->q, &y->k, &y->v, &y->o, &y->gate, &y->up, &y->down};
-        for (size_t j = 0; j < sizeof dense / sizeof *dense; j++) {
-            const uint32_t parts = c->k->prompt_parts[dense[j]->type];
-            if (dense[j]->n_in && parts)
-                widest[parts] = max_u32(widest[parts], dense[j]->n_in);
+        const struct tensor *const all[] = {&y->q,  &y->k,    &y->v,        &y->o,      &y->gate,
+                                            &y->up, &y->down, &y->gate_x.t, &y->up_x.t, &y->down_x.t};
+        for (size_t j = 0; j < sizeof all / sizeof *all; j++) {
+            const struct tensor *w = all[j];
+            const uint32_t parts = c->k->prompt_parts[w->type];
+            if (!w->n_in || !parts || (w->n_stack && !cpu_experts_fill_tiles(c->k, m, w->type)))
+                continue;
+            rows[parts] = max_u32(rows[parts], w->n_in);
+            if (w->n_stack)
+                slots[parts] = max_u32(slots[parts], w->n_in);
         }
     }
 }
@@ -231,8 +236,9 @@ static void carve_threads(struct cpu *c, struct carver *a, const uint32_t widest
         p.last = carve(a, queries, sizeof *p.last);
         p.attn_scratch = carve(a, attn_scratch_bytes(m->head_dim), 1);
         if (m->n_expert) {
-            p.expert_first = carve(a, m->n_expert + 1, sizeof *p.expert_first);
-            p.expert_cursor = carve(a, m->n_expert + 1, sizeof *p.expert_cursor);
+            p.expert_first = carve(a, 2 * m->n_expert + 1, sizeof *p.expert_first);
+            p.expert_cursor = carve(a, 2 * m->n_expert + 1, sizeof *p.expert_cursor);
+            p.expert_tile = carve(a, m->n_expert, sizeof *p.expert_tile);
             p.slot_of = carve(a, (size_t)c->base.config.max_step_tokens * m->n_expert_used, sizeof *p.slot_of);
         }
         if (a->base)
@@ -266,8 +272,8 @@ static void carve_scratch(struct cpu *c, struct carver *a)
     const size_t dense = rows * cpu_stride(m->n_ff), experts = slots * m->n_ff_expert;
     uint32_t widest[ACT_FORMAT_COUNT] = {0}, widest_expert[ACT_FORMAT_COUNT] = {0};
     widest_rows(c, widest, widest_expert);
-    uint32_t widest_tile[MAX_PROMPT_PARTS + 1] = {0};
-    widest_tiles(c, widest_tile);
+    uint32_t widest_tile[MAX_PROMPT_PARTS + 1] = {0}, widest_slot_tile[MAX_PROMPT_PARTS + 1] = {0};
+    widest_tiles(c, widest_tile, widest_slot_tile);
     carve_threads(c, a, widest);
     carve_plan(c, a);
     c->x = carve_floats(a, rows, m->n_embd);
@@ -291,16 +297,22 @@ static void carve_scratch(struct cpu *c, struct carver *a)
             c->packed_slots[f] = carve(a, slots, act_row_bytes((enum act_format)f, widest_expert[f]));
     }
     const size_t tile_rows = (rows + PROMPT_TILE_TOKENS - 1) / PROMPT_TILE_TOKENS * PROMPT_TILE_TOKENS;
+    const size_t touched = slots < m->n_expert ? slots : m->n_expert;
+    const size_t tile_slots = slots + touched * (PROMPT_TILE_TOKENS - 1); /* each expert's last tile may have one */
     for (uint32_t parts = 1; parts <= MAX_PROMPT_PARTS; parts++) {
         if (widest_tile[parts]) {
             c->tiles[parts] = carve(a, tile_rows, prompt_row_bytes(parts, widest_tile[parts]));
             c->prompt_ways = true;
         }
+        if (widest_slot_tile[parts])
+            c->slot_tiles[parts] = carve(a, tile_slots, prompt_row_bytes(parts, widest_slot_tile[parts]));
     }
     c->prompt_rows = carve(a, rows, sizeof *c->prompt_rows);
     c->others = carve(a, rows, sizeof *c->others);
     if (m->n_expert) {
         c->router = carve_floats(a, rows, m->n_expert);
+        c->slots = carve(a, slots, sizeof *c->slots);
+        c->slot_numbers = carve(a, slots, sizeof *c->slot_numbers);
         c->chosen = carve(a, slots, sizeof *c->chosen);
         c->chosen_weight = carve_floats(a, slots, 1);
     }
@@ -331,6 +343,8 @@ static int create_memory(struct cpu *c, struct err *e)
     team_interleave_memory(c->team, c->kv, c->kv_bytes);
     team_interleave_memory(c->team, c->arena, c->arena_bytes);
     carve_scratch(c, &a);
+    for (uint32_t i = 0; m->n_expert && i < g->max_step_tokens * m->n_expert_used; i++)
+        c->slot_numbers[i] = i;
     return 0;
 }
 

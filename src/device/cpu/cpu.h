@@ -41,7 +41,9 @@ struct cpu_thread {
     struct attn_state total, span;           /* [attn_queries] */
     uint32_t *first, *last;                  /* [attn_queries] */
     void *attn_scratch;
-    uint32_t *expert_first, *expert_cursor; /* [n_expert + 1] slots of each expert */
+    /* Slots of each expert, its prompts' rows first: from [2 e], and its others' from [2 e + 1] on. */
+    uint32_t *expert_first, *expert_cursor; /* [2 n_expert + 1] */
+    uint32_t *expert_tile;                  /* [n_expert] number of its first among slots in tiles */
     uint32_t *slot_of;                      /* [rows * n_expert_used] */
 };
 
@@ -111,11 +113,14 @@ struct cpu {
     float *rope_cos, *rope_sin;              /* [R][n_rot / 2] */
     float *logits;                           /* [max_outputs][n_vocab] */
     unsigned char *packed[ACT_FORMAT_COUNT]; /* [R] rows */
-    unsigned char *packed_slots[ACT_FORMAT_COUNT]; /* [slots] rows, for experts */
-    unsigned char *tiles[MAX_PROMPT_PARTS + 1];    /* [R] rows, in tiles */
-    float *router;                                 /* [R][n_expert] */
-    uint32_t *chosen;                              /* [R][n_expert_used] */
-    float *chosen_weight;                          /* [R][n_expert_used] */
+    unsigned char *packed_slots[ACT_FORMAT_COUNT];   /* [slots] rows, for experts */
+    unsigned char *tiles[MAX_PROMPT_PARTS + 1];      /* [R] rows, in tiles */
+    unsigned char *slot_tiles[MAX_PROMPT_PARTS + 1]; /* likewise slots; each expert's begin in a tile of their own */
+    struct step_row *slots; /* [slots] whether it is a prompt's, and its number among them in tiles */
+    uint32_t *slot_numbers; /* [slots] 0, 1, 2, .. */
+    float *router;          /* [R][n_expert] */
+    uint32_t *chosen;       /* [R][n_expert_used] */
+    float *chosen_weight;   /* [R][n_expert_used] */
     void *arena;
     size_t arena_bytes;
 
@@ -171,22 +176,39 @@ void cpu_embedding(struct cpu *c, uint32_t thread, uint32_t token, float *out);
 /* Which of the step's rows go which way. */
 void cpu_divide_rows(struct cpu *c);
 
+/* Packed rows by the way that they go. */
+struct row_ways {
+    const uint32_t *prompt_rows; /* [n_prompt_rows] where in y those in tiles belong, */
+    uint32_t n_prompt_rows;
+    uint32_t first_tile_row; /* of which this is the first */
+    const struct row_run *others;
+    uint32_t n_others;
+};
+
 /* What activations are packed into, as bits: formats for all rows; others, those for rows that are not a prompt's; and parts
  * of tiles for a prompt's. */
 struct pack_formats {
     unsigned all, others, parts;
 };
 
-/* Whether a prompt's rows have another way through this matrix of a layer (not of an expert); in_lanes: weights of its
- * type are, as far as they have that form. */
-static inline bool cpu_is_prompt_way(const struct kernels *k, const struct tensor *w, bool in_lanes)
+static inline bool cpu_experts_fill_tiles(const struct kernels *k, const struct model *m, enum tensor_type t)
 {
-    return k->matmul_prompt[w->type] && (!k->matmul_lanes[w->type] || (in_lanes && w->n_out % LANES == 0));
+    const enum act_format f = k->act_format[t];
+    return (f == ACT_Q8 || f == ACT_Q8K) && device_cpu_experts_fill_tiles(m->n_expert, m->n_expert_used, f == ACT_Q8K);
+}
+
+/* Whether a prompt's rows have another way through this matrix of a layer; in_lanes: weights of its type are, as far as they
+ * have that form. */
+static inline bool cpu_is_prompt_way(const struct kernels *k, const struct model *m, const struct tensor *w,
+                                     bool in_lanes)
+{
+    return k->matmul_prompt[w->type] && (!k->matmul_lanes[w->type] || (in_lanes && w->n_out % LANES == 0)) &&
+           (!w->n_stack || cpu_experts_fill_tiles(k, m, w->type));
 }
 
 static inline bool cpu_has_prompt_way(const struct cpu *c, const struct tensor *w)
 {
-    return cpu_is_prompt_way(c->k, w, c->lanes[w->type]);
+    return cpu_is_prompt_way(c->k, c->base.model, w, c->lanes[w->type]);
 }
 
 static inline void cpu_need(const struct cpu *c, const struct tensor *w, bool by_role, struct pack_formats *f)
@@ -206,7 +228,7 @@ static inline void cpu_need(const struct cpu *c, const struct tensor *w, bool by
 
 /* Rows of n floats, stride apart (the index[i]-th for row i, if index is given), RMS-normed first if norm is given,
  * packed in these formats. Few rows each worker packs for itself; of many, and of prompts, each packs a share into `shared`,
- * and a barrier follows. Formats other than `all`: only for the step's own rows. */
+ * and a barrier follows. */
 struct pack_args {
     const float *src;
     size_t stride;
@@ -214,13 +236,14 @@ struct pack_args {
     const uint32_t *index;
     const float *norm;
     struct pack_formats formats;
-    unsigned char *const *shared;
+    unsigned char *const *shared, *const *tiles;
+    const struct step_row *rows; /* which are a prompt's, and where in tiles; NULL: the step's */
 };
 void cpu_pack(struct cpu *c, uint32_t thread, const struct pack_args *a, struct packed *out);
 
 /* y[t * y_stride + r] for r in [first, end) of the weight rows at data (first: a multiple of 16 unless lazy_weights), t in
- * [0, n_tokens) of packed rows from first_token. Where x has tiles of the step's prompt rows, and w another way for them,
- * they take that: then all rows of the step go by. */
+ * [0, n_tokens) of packed rows from first_token. Where x has tiles of prompts' rows, and w another way for them, they take
+ * that: then rows go by as `ways` says. */
 struct product {
     const struct tensor *w;
     const unsigned char *data; /* row 0 */
@@ -229,6 +252,7 @@ struct product {
     uint32_t first_token, n_tokens;
     float *y; /* of row 0 */
     size_t y_stride;
+    const struct row_ways *ways; /* NULL: all rows of the step */
 };
 void cpu_product(struct cpu *c, uint32_t thread, const struct product *p);
 

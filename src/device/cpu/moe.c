@@ -33,21 +33,39 @@ static void choose_experts(const struct model *m, float *logits, uint32_t *chose
         weight[j] *= scale;
 }
 
-/* Slots: all choices of all rows, ordered by expert and then by row. Fills this worker's expert_first and slot_of. */
+/* An expert's prompts, or its others. */
+static uint32_t group_of(const struct cpu *c, uint32_t choice)
+{
+    return 2 * c->chosen[choice] + !c->rows[choice / c->base.model->n_expert_used].prompt;
+}
+
+/* Slots: all choices of all rows, ordered by expert, prompts first, and then by row. Fills this worker's expert_first,
+ * expert_tile and slot_of, and its share of the slots' places. */
 static void group_by_expert(struct cpu *c, uint32_t thread)
 {
     const struct model *m = c->base.model;
     struct cpu_thread *me = &c->threads[thread];
-    uint32_t n = c->step.n_rows * m->n_expert_used;
-    memset(me->expert_first, 0, (m->n_expert + 1) * sizeof *me->expert_first);
+    uint32_t k = m->n_expert_used, n = c->step.n_rows * k, tile = 0, begin, end;
+    memset(me->expert_first, 0, (2 * m->n_expert + 1) * sizeof *me->expert_first);
     for (uint32_t i = 0; i < n; i++)
-        me->expert_first[c->chosen[i] + 1]++;
+        me->expert_first[group_of(c, i) + 1]++;
+    for (uint32_t g = 0; g < 2 * m->n_expert; g++) {
+        me->expert_first[g + 1] += me->expert_first[g];
+        me->expert_cursor[g] = me->expert_first[g];
+    }
     for (uint32_t x = 0; x < m->n_expert; x++) {
-        me->expert_first[x + 1] += me->expert_first[x];
-        me->expert_cursor[x] = me->expert_first[x];
+        uint32_t n_prompts = me->expert_first[2 * x + 1] - me->expert_first[2 * x];
+        me->expert_tile[x] = tile;
+        tile += (n_prompts + PROMPT_TILE_TOKENS - 1) / PROMPT_TILE_TOKENS * PROMPT_TILE_TOKENS;
     }
     for (uint32_t i = 0; i < n; i++)
-        me->slot_of[i] = me->expert_cursor[c->chosen[i]]++;
+        me->slot_of[i] = me->expert_cursor[group_of(c, i)]++;
+    cpu_share(c, thread, c->step.n_rows, 1, &begin, &end);
+    for (uint32_t i = begin * k; i < end * k; i++) {
+        uint32_t slot = me->slot_of[i], x = c->chosen[i];
+        c->slots[slot] = (struct step_row){.prompt = c->rows[i / k].prompt,
+                                           .prompt_row = me->expert_tile[x] + slot - me->expert_first[2 * x]};
+    }
 }
 
 /* Router, choice and grouping. */
@@ -74,8 +92,17 @@ static void route(struct cpu *c, uint32_t thread, const struct layer *y, const s
     group_by_expert(c, thread);
 }
 
+/* A token's lines of its tiles. */
+static void copy_tile_row(const unsigned char *from, unsigned char *to, size_t row_bytes)
+{
+    const size_t line = 64, tile = PROMPT_TILE_TOKENS * line;
+    for (size_t at = 0; at + line < row_bytes; at += line, from += tile, to += tile) /* the last one is a gap */
+        memcpy(to, from, line);
+}
+
 /* The packed rows in the order of slots. */
-static void gather(struct cpu *c, uint32_t thread, const struct packed *x, unsigned formats, struct packed *out)
+static void gather(struct cpu *c, uint32_t thread, const struct packed *x, const struct pack_formats *formats,
+                   struct packed *out)
 {
     const struct model *m = c->base.model;
     const struct cpu_thread *me = &c->threads[thread];
@@ -83,11 +110,23 @@ static void gather(struct cpu *c, uint32_t thread, const struct packed *x, unsig
     *out = (struct packed){0};
     cpu_share(c, thread, c->step.n_rows, 1, &begin, &end);
     for (uint32_t f = 0; f < ACT_FORMAT_COUNT; f++) {
-        out->rows[f] = formats & 1u << f ? c->packed_slots[f] : NULL;
+        const bool of_all = formats->all & 1u << f;
+        out->rows[f] = (formats->all | formats->others) & 1u << f ? c->packed_slots[f] : NULL;
         out->row_bytes[f] = x->row_bytes[f];
         for (uint32_t i = begin * k; out->rows[f] && i < end * k; i++)
-            memcpy(out->rows[f] + me->slot_of[i] * x->row_bytes[f], x->rows[f] + i / k * x->row_bytes[f],
-                   x->row_bytes[f]);
+            if (of_all || !c->rows[i / k].prompt)
+                memcpy(out->rows[f] + me->slot_of[i] * x->row_bytes[f], x->rows[f] + i / k * x->row_bytes[f],
+                       x->row_bytes[f]);
+    }
+    for (uint32_t parts = 1; parts <= MAX_PROMPT_PARTS; parts++) {
+        const size_t row_bytes = x->tile_row_bytes[parts];
+        out->tiles[parts] = x->tiles[parts] && formats->parts & 1u << parts ? c->slot_tiles[parts] : NULL;
+        out->tile_row_bytes[parts] = row_bytes;
+        for (uint32_t i = begin * k; out->tiles[parts] && i < end * k; i++)
+            if (c->rows[i / k].prompt)
+                copy_tile_row(x->tiles[parts] + prompt_row_at(c->rows[i / k].prompt_row, row_bytes),
+                              out->tiles[parts] + prompt_row_at(c->slots[me->slot_of[i]].prompt_row, row_bytes),
+                              row_bytes);
     }
     team_barrier(c->team);
 }
@@ -99,7 +138,14 @@ static void expert_products(struct cpu *c, uint32_t thread, const struct expert_
 {
     const struct cpu_thread *me = &c->threads[thread];
     for (uint32_t e = 0; e < c->base.model->n_expert; e++) {
-        uint32_t slot = me->expert_first[e], n = me->expert_first[e + 1] - slot;
+        uint32_t slot = me->expert_first[2 * e], others = me->expert_first[2 * e + 1];
+        uint32_t n = me->expert_first[2 * e + 2] - slot, n_prompts = others - slot;
+        const struct row_run run = {shared_row ? 0 : others, n - n_prompts};
+        const struct row_ways ways = {.prompt_rows = c->slot_numbers + (shared_row ? 0 : slot),
+                                      .n_prompt_rows = n_prompts,
+                                      .first_tile_row = shared_row ? 0 : me->expert_tile[e],
+                                      .others = &run,
+                                      .n_others = run.n > 0};
         struct product p = {.w = &w->t,
                             .data = w->parts[e],
                             .first = begin,
@@ -108,7 +154,8 @@ static void expert_products(struct cpu *c, uint32_t thread, const struct expert_
                             .first_token = shared_row ? 0 : slot,
                             .n_tokens = n,
                             .y = shared_row ? y + (size_t)slot * w->t.n_out : y,
-                            .y_stride = w->t.n_out};
+                            .y_stride = w->t.n_out,
+                            .ways = &ways};
         if (n)
             cpu_product(c, thread, &p);
     }
@@ -149,9 +196,9 @@ void cpu_op_moe(struct cpu *c, uint32_t thread, uint32_t layer)
     const struct layer *y = &c->layers[layer];
     struct packed x, by_slot;
     struct pack_formats of_experts = {0}, formats, down_formats = {0};
-    cpu_need(c, &y->gate_x.t, false, &of_experts);
-    cpu_need(c, &y->up_x.t, false, &of_experts);
-    cpu_need(c, &y->down_x.t, false, &down_formats);
+    cpu_need(c, &y->gate_x.t, true, &of_experts);
+    cpu_need(c, &y->up_x.t, true, &of_experts);
+    cpu_need(c, &y->down_x.t, true, &down_formats);
     formats = of_experts;
     cpu_need(c, &y->router, false, &formats);
     cpu_pack(c, thread,
@@ -166,7 +213,7 @@ void cpu_op_moe(struct cpu *c, uint32_t thread, uint32_t layer)
     route(c, thread, y, &x);
     bool one_row = c->step.n_rows == 1;
     if (!one_row)
-        gather(c, thread, &x, of_experts.all, &by_slot);
+        gather(c, thread, &x, &of_experts, &by_slot);
     gate_and_up(c, thread, y, one_row ? &x : &by_slot, one_row);
     cpu_pack(c, thread,
              &(struct pack_args){.src = c->gate,
@@ -174,7 +221,9 @@ void cpu_op_moe(struct cpu *c, uint32_t thread, uint32_t layer)
                                  .n = m->n_ff_expert,
                                  .n_rows = c->step.n_rows * m->n_expert_used,
                                  .formats = down_formats,
-                                 .shared = c->packed_slots},
+                                 .shared = c->packed_slots,
+                                 .tiles = c->slot_tiles,
+                                 .rows = c->slots},
              &x);
     down_and_add(c, thread, y, &x);
 }

@@ -1,5 +1,14 @@
 #include "device/cpu/cpu.h"
 
+/* Unpacking weights for a prompt's rows costs as much as the other way takes for some 40 rows with blocks of 32, for some 80
+ * to 130 with K types (docs/performance.md). So experts' matrices have that way where a step of 512 rows gives each expert more
+ * than that: by the model alone, for what a row goes through must not depend on how many others chose its expert. */
+bool device_cpu_experts_fill_tiles(uint32_t n_expert, uint32_t n_expert_used, bool has_k_blocks)
+{
+    const uint32_t step_rows = 512, expert_rows = has_k_blocks ? 128 : 64;
+    return (uint64_t)step_rows * n_expert_used >= (uint64_t)expert_rows * n_expert;
+}
+
 void cpu_divide_rows(struct cpu *c)
 {
     c->n_prompt_rows = c->n_others = 0;
@@ -21,8 +30,9 @@ void cpu_divide_rows(struct cpu *c)
 
 static void pack_row(struct cpu *c, uint32_t thread, const struct pack_args *a, uint32_t row, const struct packed *out)
 {
+    const struct step_row *place = (a->rows ? a->rows : c->rows) + row;
     const float *x = a->src + (a->index ? a->index[row] : row) * a->stride;
-    const bool prompt = a->formats.parts && c->rows[row].prompt;
+    const bool prompt = a->formats.parts && place->prompt;
     const unsigned formats = a->formats.all | (prompt ? 0 : a->formats.others);
     struct step_traffic *t = &c->threads[thread].traffic;
     if (a->norm) {
@@ -39,7 +49,7 @@ static void pack_row(struct cpu *c, uint32_t thread, const struct pack_args *a, 
     for (uint32_t parts = 1; prompt && parts <= MAX_PROMPT_PARTS; parts++) {
         if (a->formats.parts & 1u << parts) {
             c->k->pack_prompt(x, a->n, parts,
-                              out->tiles[parts] + prompt_row_at(c->rows[row].prompt_row, out->tile_row_bytes[parts]));
+                              out->tiles[parts] + prompt_row_at(place->prompt_row, out->tile_row_bytes[parts]));
             t->activation_bytes += out->tile_row_bytes[parts];
         }
     }
@@ -58,7 +68,7 @@ void cpu_pack(struct cpu *c, uint32_t thread, const struct pack_args *a, struct 
     }
     for (uint32_t parts = 1; parts <= MAX_PROMPT_PARTS; parts++) {
         bool needed = prompts && g->parts & 1u << parts;
-        out->tiles[parts] = needed ? c->tiles[parts] : NULL;
+        out->tiles[parts] = !needed ? NULL : a->tiles ? a->tiles[parts] : c->tiles[parts];
         out->tile_row_bytes[parts] = needed ? prompt_row_bytes(parts, a->n) : 0;
     }
     uint32_t begin = 0, end = a->n_rows;
@@ -111,7 +121,8 @@ static void multiply_run(const struct cpu *c, uint32_t thread, const struct prod
     c->threads[thread].traffic.activation_bytes += run.n * (x_row_bytes + (end - first) * sizeof(float));
 }
 
-static void multiply_prompt(const struct cpu *c, uint32_t thread, const struct product *p, uint32_t first, uint32_t end)
+static void multiply_prompt(const struct cpu *c, uint32_t thread, const struct product *p, const struct row_ways *ways,
+                            uint32_t first, uint32_t end)
 {
     const uint32_t parts = c->k->prompt_parts[p->w->type];
     const size_t x_row_bytes = p->x->tile_row_bytes[parts];
@@ -119,14 +130,14 @@ static void multiply_prompt(const struct cpu *c, uint32_t thread, const struct p
                                                           .w_row_bytes = p->w->row_bytes,
                                                           .n_rows = end - first,
                                                           .n_cols = p->w->n_in,
-                                                          .x = p->x->tiles[parts],
+                                                          .x = p->x->tiles[parts] + ways->first_tile_row * x_row_bytes,
                                                           .x_row_bytes = x_row_bytes,
-                                                          .n_tokens = c->n_prompt_rows,
+                                                          .n_tokens = ways->n_prompt_rows,
                                                           .y = p->y + first,
                                                           .y_stride = p->y_stride,
-                                                          .y_rows = c->prompt_rows,
+                                                          .y_rows = ways->prompt_rows,
                                                           .scratch = c->threads[thread].matmul_scratch});
-    c->threads[thread].traffic.activation_bytes += c->n_prompt_rows * (x_row_bytes + (end - first) * sizeof(float));
+    c->threads[thread].traffic.activation_bytes += ways->n_prompt_rows * (x_row_bytes + (end - first) * sizeof(float));
 }
 
 void cpu_product(struct cpu *c, uint32_t thread, const struct product *p)
@@ -138,12 +149,18 @@ void cpu_product(struct cpu *c, uint32_t thread, const struct product *p)
     if (!cpu_has_prompt_way(c, p->w) || !p->x->tiles[c->k->prompt_parts[p->w->type]]) {
         multiply_run(c, thread, p, p->first, p->end, (struct row_run){p->first_token, p->n_tokens});
     } else {
-        const uint32_t step = c->n_others ? PIECE_ROWS : n_rows;
+        const struct row_ways all = {.prompt_rows = c->prompt_rows,
+                                     .n_prompt_rows = c->n_prompt_rows,
+                                     .others = c->others,
+                                     .n_others = c->n_others};
+        const struct row_ways *ways = p->ways ? p->ways : &all;
+        const uint32_t step = ways->n_others ? PIECE_ROWS : n_rows;
         for (uint32_t row = p->first, end; row < p->end; row = end) {
             end = p->end - row < step ? p->end : row + step;
-            for (uint32_t i = 0; i < c->n_others; i++)
-                multiply_run(c, thread, p, row, end, c->others[i]);
-            multiply_prompt(c, thread, p, row, end);
+            for (uint32_t i = 0; i < ways->n_others; i++)
+                multiply_run(c, thread, p, row, end, ways->others[i]);
+            if (ways->n_prompt_rows)
+                multiply_prompt(c, thread, p, ways, row, end);
         }
     }
     t->weight_bytes += n_rows * p->w->row_bytes;

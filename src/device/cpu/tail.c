@@ -21,9 +21,10 @@ static bool has_prompt_way(const struct model *m, const struct device_config *c)
     bool in_lanes = !c->lazy_weights && cpu_uses_lanes(m), has = false;
     for (uint32_t i = 0; k && i < m->n_layer; i++) {
         const struct layer *y = &m->layers[i];
-        const struct tensor *const dense[] = {&y->q, &y->k, &y->v, &y->o, &y->gate, &y->up, &y->down};
-        for (size_t j = 0; j < sizeof dense / sizeof *dense; j++)
-            has |= dense[j]->n_in && cpu_is_prompt_way(k, dense[j], in_lanes);
+        const struct tensor *const all[] = {&y->q,  &y->k,    &y->v,        &y->o,      &y->gate,
+                                            &y->up, &y->down, &y->gate_x.t, &y->up_x.t, &y->down_x.t};
+        for (size_t j = 0; j < sizeof all / sizeof *all; j++)
+            has |= all[j]->n_in && cpu_is_prompt_way(k, m, all[j], in_lanes);
     }
     return has;
 }
