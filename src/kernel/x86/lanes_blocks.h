@@ -15,9 +15,10 @@
 #define SEGMENT_CELLS (SEGMENT_COLS / ACT_Q8_GROUP)
 #if defined __AVX512F__
 #define TILE_TOKENS 8
-#define FEW_TOKENS 3 /* registers hold all chains of so many */
+#define FEW_TOKENS 3 /* all chains of so many at once */
 #else
 #define TILE_TOKENS 4
+#define FEW_TOKENS 1
 #endif
 /* So many tokens go through all rows together, their activations in a second-level cache. */
 #define BLOCK_TOKENS 64
@@ -151,6 +152,28 @@ INLINE void dot_block(enum tensor_type t, const uint8_t *codes, const uint8_t *h
 #endif
 }
 
+/* Block b of a cell of n_blocks, VF_N of its rows, to the chain of each token; x: the first one's block. */
+INLINE void add_block(enum tensor_type t, const uint8_t *cell, size_t n_blocks, uint32_t b, uint32_t half,
+                      const uint8_t *x, int n_t, vf *chain)
+{
+    const size_t stride = act_bytes(t), d_at = act_d_at(t);
+    const uint8_t *high = cell + n_blocks * code_bytes(t), *scales = high + (has_high(t) ? n_blocks * 64 : 0);
+    vi sums[TILE_TOKENS];
+    UNROLL for (int i = 0; i < n_t; i++) sums[i] =
+        code_offset(t) ? vi_broadcast_4(x + (size_t)i * stride + d_at + 4) : vi_zero();
+    dot_block(t, cell + b * code_bytes(t) + half * 32, high + b * 64 + half * 32, x, n_t, sums);
+    const uint8_t *d_of_b = scales + b * scale_bytes(t) + half * scale_bytes(t) / 2;
+    const vf d = load_scales(t, d_of_b);
+    const vf m = has_min(t) ? load_scales(t, d_of_b + n_blocks * scale_bytes(t)) : vf_zero();
+    UNROLL for (int i = 0; i < n_t; i++)
+    {
+        const float *x_d = (const float *)(const void *)(x + (size_t)i * stride + d_at);
+        chain[i] = vf_fma(vf_from_vi(sums[i]), vf_mul(d, vf_set(x_d[0])), chain[i]);
+        if (has_min(t))
+            chain[i] = vf_fma(m, vf_set(x_d[1]), chain[i]);
+    }
+}
+
 /* ---- tiles ---- */
 
 struct piece {
@@ -170,7 +193,7 @@ INLINE void prefetch_lines(const uint8_t *p, size_t n_bytes)
 INLINE void add_chain(enum tensor_type t, const struct piece *p, uint32_t b, uint32_t half, const uint8_t *x, int n_t,
                       vf *chain)
 {
-    const size_t cell_bytes = LANES_CELL_BLOCKS * group_block_bytes(t), stride = act_bytes(t), d_at = act_d_at(t);
+    const size_t cell_bytes = LANES_CELL_BLOCKS * group_block_bytes(t);
     const uint32_t tail = p->n_blocks % LANES_CELL_BLOCKS, full = p->n_blocks / LANES_CELL_BLOCKS;
     const size_t ahead_bytes = group_block_bytes(t) / (LANES / VF_N);
     const uint8_t *cell = p->w, *ahead = p->ahead ? p->ahead + (4 * half + b) * full * ahead_bytes : NULL;
@@ -179,28 +202,11 @@ INLINE void add_chain(enum tensor_type t, const struct piece *p, uint32_t b, uin
             prefetch_lines(ahead, ahead_bytes);
             ahead += ahead_bytes;
         }
-        const size_t n_blocks = n < full ? LANES_CELL_BLOCKS : tail;
-        const uint8_t *high = cell + n_blocks * code_bytes(t), *scales = high + (has_high(t) ? n_blocks * 64 : 0);
-        vi sums[TILE_TOKENS];
-        UNROLL for (int i = 0; i < n_t; i++) sums[i] =
-            code_offset(t) ? vi_broadcast_4(x + (size_t)i * stride + d_at + 4) : vi_zero();
-        dot_block(t, cell + b * code_bytes(t) + half * 32, high + b * 64 + half * 32, x, n_t, sums);
-        const uint8_t *d_of_b = scales + b * scale_bytes(t) + half * scale_bytes(t) / 2;
-        const vf d = load_scales(t, d_of_b);
-        const vf m = has_min(t) ? load_scales(t, d_of_b + n_blocks * scale_bytes(t)) : vf_zero();
-        UNROLL for (int i = 0; i < n_t; i++)
-        {
-            const float *x_d = (const float *)(const void *)(x + (size_t)i * stride + d_at);
-            chain[i] = vf_fma(vf_from_vi(sums[i]), vf_mul(d, vf_set(x_d[0])), chain[i]);
-            if (has_min(t))
-                chain[i] = vf_fma(m, vf_set(x_d[1]), chain[i]);
-        }
-        x += (size_t)n_t * stride;
+        add_block(t, cell, n < full ? LANES_CELL_BLOCKS : tail, b, half, x, n_t, chain);
+        x += (size_t)n_t * act_bytes(t);
         cell += cell_bytes;
     }
 }
-
-#if defined __AVX512F__
 
 /* The lines of a cell's block b, as far ahead as measured best. Into the first-level cache, so that the loads of codes, of their
  * high bits and of scales, which jump, miss nothing and what the second-level cache sees are lines in ascending order: it
@@ -218,53 +224,42 @@ INLINE void prefetch_stream(enum tensor_type t, const uint8_t *cell, uint32_t b)
     }
 }
 
-/* Few tokens in AVX-512: all chains at once, so that the group is read from its beginning to its end. */
+/* Few tokens: all chains at once, so that the group is read from its beginning to its end. */
 INLINE void tile_of_few(enum tensor_type t, const struct piece *p, const uint8_t *x, int n_t, vf *state, float *y,
                         size_t y_stride)
 {
-    const size_t cell_bytes = LANES_CELL_BLOCKS * group_block_bytes(t), stride = act_bytes(t), d_at = act_d_at(t);
-    const size_t chain_bytes = SEGMENT_CELLS * (size_t)n_t * stride;
+    const size_t token_bytes = (size_t)n_t * act_bytes(t);
     const uint8_t *cell = p->w;
-    vf chain[4][FEW_TOKENS];
-    UNROLL for (int b = 0; b < 4; b++)
+    vf chain[LANES / VF_N][4][FEW_TOKENS];
+    UNROLL for (int b = 0; b < 4 * LANES / VF_N; b++)
     {
-        UNROLL for (int i = 0; i < n_t; i++) chain[b][i] = p->first ? vf_zero() : state[b * TILE_TOKENS + i];
+        UNROLL for (int i = 0; i < n_t; i++) chain[b / 4][b % 4][i] = p->first ? vf_zero() : state[b * TILE_TOKENS + i];
     }
-    for (uint32_t left = p->n_blocks, n_blocks; left; left -= n_blocks, cell += cell_bytes, x += (size_t)n_t * stride) {
+    for (uint32_t left = p->n_blocks, n_blocks; left; left -= n_blocks, x += token_bytes) {
         n_blocks = left < LANES_CELL_BLOCKS ? left : LANES_CELL_BLOCKS;
-        const uint8_t *high = cell + n_blocks * code_bytes(t), *scales = high + (has_high(t) ? n_blocks * 64 : 0);
         UNROLL for (uint32_t b = 0; b < 4; b++)
         {
             if (b >= n_blocks)
                 break;
-            const uint8_t *xb = x + b * chain_bytes;
-            vi sums[FEW_TOKENS];
             prefetch_stream(t, cell, b);
-            UNROLL for (int i = 0; i < n_t; i++) sums[i] =
-                code_offset(t) ? vi_broadcast_4(xb + (size_t)i * stride + d_at + 4) : vi_zero();
-            dot_block(t, cell + b * code_bytes(t), high + b * 64, xb, n_t, sums);
-            const vf d = load_scales(t, scales + b * scale_bytes(t));
-            const vf m = has_min(t) ? load_scales(t, scales + (n_blocks + b) * scale_bytes(t)) : vf_zero();
-            UNROLL for (int i = 0; i < n_t; i++)
-            {
-                const float *x_d = (const float *)(const void *)(xb + (size_t)i * stride + d_at);
-                chain[b][i] = vf_fma(vf_from_vi(sums[i]), vf_mul(d, vf_set(x_d[0])), chain[b][i]);
-                if (has_min(t))
-                    chain[b][i] = vf_fma(m, vf_set(x_d[1]), chain[b][i]);
-            }
+            UNROLL for (uint32_t half = 0; half < LANES / VF_N; half++)
+                add_block(t, cell, n_blocks, b, half, x + b * SEGMENT_CELLS * token_bytes, n_t, chain[half][b]);
+        }
+        cell += LANES_CELL_BLOCKS * group_block_bytes(t);
+    }
+    UNROLL for (int half = 0; half < LANES / VF_N; half++, state += 4 * TILE_TOKENS)
+    {
+        UNROLL for (int i = 0; i < n_t; i++)
+        {
+            const vf *c = &chain[half][0][i];
+            float *out = y + (size_t)i * y_stride + half * VF_N;
+            const vf sum = vf_add(vf_add(c[0], c[FEW_TOKENS]), vf_add(c[2 * FEW_TOKENS], c[3 * FEW_TOKENS]));
+            UNROLL for (int b = 0; b < 4; b++) state[b * TILE_TOKENS + i] = c[b * FEW_TOKENS];
+            if (p->last)
+                vf_store(out, vf_add(p->adds ? vf_load(out) : vf_zero(), sum));
         }
     }
-    UNROLL for (int i = 0; i < n_t; i++)
-    {
-        float *out = y + (size_t)i * y_stride;
-        const vf sum = vf_add(vf_add(chain[0][i], chain[1][i]), vf_add(chain[2][i], chain[3][i]));
-        UNROLL for (int b = 0; b < 4; b++) state[b * TILE_TOKENS + i] = chain[b][i];
-        if (p->last)
-            vf_store(out, vf_add(p->adds ? vf_load(out) : vf_zero(), sum));
-    }
 }
-
-#endif
 
 /* x: the tile's activations from the piece's first cell on; state: its chains, [LANES / VF_N][4][TILE_TOKENS]. */
 INLINE void tile(enum tensor_type t, const struct piece *p, const uint8_t *x, int n_t, vf *state, float *y,
@@ -304,7 +299,7 @@ INLINE void tile_any(enum tensor_type t, const struct piece *p, const uint8_t *x
         CASE(tile, 7)
         CASE(tile, 8)
 #else
-        CASE(tile, 1)
+        CASE(tile_of_few, 1)
         CASE(tile, 2)
         CASE(tile, 3)
         CASE(tile, 4)

@@ -15,9 +15,8 @@
 #else
 #define TILE_TOKENS 4
 #endif
-#define FEW_TOKENS (HAS_DOT ? 3 : 0)  /* whose sums of all codes of a byte fit the registers */
+#define FEW_TOKENS (HAS_DOT ? 3 : 1)  /* with VNNI so few that the sums of all codes of a byte fit the registers */
 #define PREFETCH_FEW 4096             /* bytes ahead of these, into the first-level cache */
-#define PREFETCH_SLOWLY 6144          /* without VNNI, into the second-level cache */
 #define ACT_BYTES ((size_t)512 << 10) /* of scratch for activations */
 #define PANEL_SUPERS 16               /* unpacked together: 90 KB */
 
@@ -128,6 +127,24 @@ INLINE vi add_pairs(vi acc, vi a, vi b)
 #endif
 }
 
+/* Part i of n of a cell's lines, some cells on, into the first-level cache: so the second-level cache sees nothing but lines
+ * in ascending order, and reads on by itself. Volatile, like in_order(): compilers gather prefetches, and a burst of them
+ * leaves a core no way to miss anything else (Q6_K: 40 % of the read bandwidth, where spread ones give 92 %). */
+INLINE void prefetch_stream(enum tensor_type t, const uint8_t *cell, int i, int n)
+{
+    const int lines = (int)(LANES * super_bytes(t) / 64);
+    UNROLL for (int at = lines * i / n; at < lines * (i + 1) / n; at++)
+    {
+        __asm__ volatile("prefetcht0 %0" : : "m"(cell[PREFETCH_FEW + 64 * at]));
+    }
+}
+
+INLINE vi in_order(vi v)
+{
+    __asm__ volatile("" : "+v"(v));
+    return v;
+}
+
 #if HAS_DOT
 
 /* The units of one scale: the sum of their products times the scale, to the totals. */
@@ -149,24 +166,6 @@ INLINE void add_sub_block(enum tensor_type t, bool panel, int index, int n_t, st
 INLINE int codes_of_byte(enum tensor_type t)
 {
     return t == TENSOR_Q4_K ? 2 : t == TENSOR_IQ4_XS ? 1 : t == TENSOR_Q3_K || t == TENSOR_Q5_K ? 8 : 4;
-}
-
-/* Part i of n of a cell's lines, some cells on, into the first-level cache: so the second-level cache sees nothing but lines
- * in ascending order, and reads on by itself. Volatile, like in_order(): compilers gather prefetches, and a burst of them
- * leaves a core no way to miss anything else (Q6_K: 40 % of the read bandwidth, where spread ones give 92 %). */
-INLINE void prefetch_stream(enum tensor_type t, const uint8_t *cell, int i, int n)
-{
-    const int lines = (int)(LANES * super_bytes(t) / 64);
-    UNROLL for (int at = lines * i / n; at < lines * (i + 1) / n; at++)
-    {
-        __asm__ volatile("prefetcht0 %0" : : "m"(cell[PREFETCH_FEW + 64 * at]));
-    }
-}
-
-INLINE vi in_order(vi v)
-{
-    __asm__ volatile("" : "+v"(v));
-    return v;
 }
 
 /* Sub-blocks of 32 that share units, side by side: each line of the cell is loaded once, in the order of memory. */
@@ -216,6 +215,8 @@ INLINE void add_units(enum tensor_type t, bool panel, int first, int index, int 
     UNROLL for (int u = 0; u < n_units; u++)
     {
         vi w[HALVES];
+        if (!panel && n_t <= FEW_TOKENS)
+            prefetch_stream(t, tile->cell, first + u, 64);
         UNROLL for (int h = 0; h < HALVES; h++) w[h] = codes_at(t, panel, tile, first + u, h);
         UNROLL for (int i = 0; i < n_t; i++)
         {
@@ -224,7 +225,7 @@ INLINE void add_units(enum tensor_type t, bool panel, int first, int index, int 
             {
                 const vi two = pairs(t, w[h], x);
                 if (u)
-                    words[i][h] = settled(vi_add_16(words[i][h], two));
+                    words[i][h] = in_order(vi_add_16(words[i][h], two));
                 else
                     words[i][h] = has_first_sums(t) ? vi_add_16(sums_at(tile, i, index), two) : two;
             }
@@ -288,16 +289,6 @@ INLINE size_t share_at(enum tensor_type t, int s)
     return share * (size_t)s / 64 * 64;
 }
 
-/* For few tokens: a line every six cycles, which is what two multiplications take. Faster, or spread among the products,
- * they fill a core's queue of misses before what is needed next: half as much is read, depending on where the loop lies. */
-INLINE void prefetch_slowly(const uint8_t *ahead, size_t n_bytes)
-{
-    for (size_t at = 0; at < n_bytes; at += 64) {
-        _mm_prefetch((const char *)ahead + at, _MM_HINT_T1);
-        __asm__ volatile("imul $1, %0, %0\n\timul $1, %0, %0" : "+r"(at));
-    }
-}
-
 /* n bytes ahead into the second-level cache. A loop: the processor's own prefetcher learns from one instruction that goes
  * from line to line; from fifty it learns nothing. And one that compilers don't see: around theirs they keep fewer sums in
  * registers. */
@@ -314,16 +305,14 @@ INLINE void add_cell(enum tensor_type t, int n_t, struct tile *tile)
     const int n_scales = scales_of(t);
     const uint8_t *ahead = tile->ahead ? tile->ahead : (const uint8_t *)tile->act; /* which is at hand */
     vf d[HALVES], minus_dmin[HALVES];
-    if (!HAS_DOT && n_t <= 2 && has_high(t))
-        prefetch_slowly(tile->cell + PREFETCH_SLOWLY, LANES * super_bytes(t));
     UNROLL for (int h = 0; h < HALVES; h++) unpack_scales(t, tile->cell + 32 * h, h, &tile->scales[h]);
 #if HAS_DOT
     const int step = codes_of_byte(t), end = n_t <= FEW_TOKENS ? 8 : 0;
     UNROLL for (int s = 0; s < end; s += step) add_side_by_side(t, s, n_t, tile);
 #endif
-    UNROLL for (int s = 0; n_t > FEW_TOKENS && s < n_scales; s++)
+    UNROLL for (int s = HAS_DOT && n_t <= FEW_TOKENS ? n_scales : 0; s < n_scales; s++)
     {
-        if (n_t > 2)
+        if (n_t > FEW_TOKENS)
             ahead = prefetch_next(ahead, share_at(t, s + 1) - share_at(t, s));
         add_sub_block(t, false, s, n_t, tile);
     }
