@@ -138,10 +138,10 @@ static void choose_ranges(struct attention_case *c)
     }
 }
 
-/* Whether the level goes through a prompt's float16 rows in integers. */
+/* Whether the level goes through a prompt's rows in integers of 16 bits. */
 static bool in_words(const struct kernels *k, const struct attn_args *a)
 {
-    return a->prompt && a->kv_type == KV_F16 && a->head_dim % 32 == 0 && (k->isa == ISA_VNNI || k->isa == ISA_BF16);
+    return a->prompt && a->head_dim % 32 == 0 && (k->isa == ISA_VNNI || k->isa == ISA_BF16);
 }
 
 /* Errors of scores are relative to what they are summed from, and exponentiated; those of weights to the largest. */

@@ -81,8 +81,8 @@ struct attn_state {
  *   F16    float32 products, scores from the first element to the last, values from the first token to the last
  *   Q8_0   q is rounded to 16 bits (32,512 for its largest element), weights times scales to 15 bits (of the largest in 64
  *          tokens), products are summed in integers: exactly, at every level
- *   prompt at levels vnni and bf16, of F16, if head_dim is a multiple of 32: keys and values are rounded to 15 bits of the
- *          token's largest element, q and weights (times what the values' unit is worth) to 16 bits of the largest, or
+ *   prompt at levels vnni and bf16, of either type, if head_dim is a multiple of 32: keys and values are rounded to 15 bits
+ *          of the token's largest element, q and weights (times what the values' unit is worth) to 16 bits of the largest, or
  *          fewer where 32 products might not fit 32 bits; these are summed in integers, such sums in float32. Of normally
  *          distributed numbers the scores have half and the results two thirds of the error that rounding q and weights to
  *          float16 would make

@@ -11,10 +11,8 @@
 
 #include "kernel/x86/span.h"
 
-/* Distances of queries and of their scores, which do not fall on the same sets of the cache. */
-#define QUERY_STRIDE (ATTN_MAX_HEAD_DIM + 16)
-#define SCORE_STRIDE (ATTN_SPAN_TOKENS + 16)
-#define VECTORS 4 /* at most, of tokens or elements, that are summed together */
+#define QUERY_STRIDE (ATTN_MAX_HEAD_DIM + 16) /* distance of queries, as of their scores */
+#define VECTORS 4                             /* at most, of tokens or elements, that are summed together */
 
 /* Sums, and what feeds them, are to find room in 32 registers of 16 floats, or 16 of 8. */
 INLINE int vectors_for(int n_q)
@@ -67,8 +65,10 @@ INLINE void scores_f16(const struct span *s, const float *q, int n_q, uint32_t b
     const int n_v = vectors_for(n_q);
     const size_t n = s->a->head_dim;
     _Alignas(64) float row[QUERIES * QUERY_STRIDE]; /* at distances that the compiler knows */
-    for (int i = 0; i < n_q; i++)
-        memcpy(row + i * QUERY_STRIDE, q + (size_t)i * n, n * sizeof *row);
+    for (int i = 0; i < n_q; i++) {
+        for (size_t e = 0; e < n; e++)
+            row[(size_t)i * QUERY_STRIDE + e] = q[(size_t)i * n + e] * LOG2_E;
+    }
     for (uint32_t t = begin; t < end; t += (uint32_t)n_v * VF_N) {
         const uint32_t at = whole_vectors(t, end, (uint32_t)n_v);
         score_f16(s, at, row, n_q, n_v, score + at);
@@ -146,13 +146,12 @@ INLINE void attend(const struct span *s, uint32_t query, int n_q)
     if (a->kv_type == KV_F16)
         scores_f16(s, q, n_q, begin, end, score);
     else
-        scores_q8(s, q, n_q < QUERIES_Q8 ? n_q : QUERIES_Q8, begin, end, score);
-    for (int i = 0; i < n_q; i++)
-        softmax(s, query + (uint32_t)i, begin, end, score + i * SCORE_STRIDE);
+        scores_q8(s, q, n_q, begin, end, score);
+    softmax(s, query, n_q, begin, end, score);
     if (a->kv_type == KV_F16)
         values_f16(s, score, n_q, first, last, acc);
     else
-        values_q8(s, score, n_q < QUERIES_Q8 ? n_q : QUERIES_Q8, begin, end, acc);
+        values_q8(s, score, n_q, first, last, acc);
 }
 
 /* Compiled for each number of queries. */
@@ -188,9 +187,8 @@ static void attention(const struct attn_args *a)
     };
     struct span s;
     span_open(&s, a);
-    const uint32_t together = a->kv_type == KV_F16 ? QUERIES : QUERIES_Q8;
-    for (uint32_t i = 0; s.n_blocks && i < a->n_q; i += together)
-        by_queries[min_u32(a->n_q - i, together) - 1](&s, i);
+    for (uint32_t i = 0; s.n_blocks && i < a->n_q; i += QUERIES)
+        by_queries[min_u32(a->n_q - i, QUERIES) - 1](&s, i);
     if (!s.n_blocks)
         span_empty(&s, 0, a->n_q);
 }

@@ -241,8 +241,6 @@ INLINE vf weight_of(vf x)
     return vf_scale_by_power(e, n);
 }
 
-#define UNSEEN (-1e30f) /* a score whose weight is 0, with any other */
-
 /* The largest of a query's scores in a part, of which it sees tokens [first, last). */
 INLINE float row_top(float *score, uint32_t first, uint32_t last)
 {

@@ -8,7 +8,7 @@ static void attn_fold(const struct attn_state *total, const struct attn_state *s
             continue; /* it sees nothing of this span */
         const float was = total->m[i], m = fmaxf(was, span->m[i]);
         _Alignas(64) float scale[VF_N] = {was - m, span->m[i] - m};
-        vf_store(scale, vf_exp2(vf_mul(vf_load(scale), vf_set(1.44269504f))));
+        vf_store(scale, vf_exp2(vf_max(vf_set(UNSEEN), vf_mul(vf_load(scale), vf_set(LOG2_E)))));
         float *to = total->acc + (size_t)i * head_dim;
         const float *from = span->acc + (size_t)i * head_dim;
         const vf a = vf_set(scale[0]), b = vf_set(scale[1]);

@@ -86,6 +86,18 @@ INLINE vf vf_mul_nonzero(vf a, vf b)
 {
     return _mm512_maskz_mul_ps(_mm512_cmp_ps_mask(a, vf_zero(), _CMP_NEQ_UQ), a, b);
 }
+/* Lanes that hold [first, last), if the first one holds t. */
+typedef __mmask16 vm;
+INLINE vm vm_range(uint32_t t, uint32_t first, uint32_t last)
+{
+    const uint32_t from = first > t ? first - t : 0, to = last > t ? last - t : 0;
+    return (__mmask16)((to < VF_N ? (1u << to) - 1 : 0xffff) & (from < VF_N ? 0xffffu << from : 0));
+}
+/* a * b in these lanes; 0 elsewhere, whatever they hold */
+INLINE vf vf_mul_where(vm lanes, vf a, vf b)
+{
+    return _mm512_maskz_mul_ps(lanes, a, b);
+}
 INLINE float vf_reduce_max(vf a)
 {
     return _mm512_reduce_max_ps(a);
@@ -231,6 +243,17 @@ INLINE vf vf_mul_nonzero(vf a, vf b)
 {
     return _mm256_and_ps(_mm256_mul_ps(a, b), _mm256_cmp_ps(a, vf_zero(), _CMP_NEQ_UQ));
 }
+typedef __m256 vm;
+INLINE vm vm_range(uint32_t t, uint32_t first, uint32_t last)
+{
+    const __m256i at = _mm256_add_epi32(_mm256_set1_epi32((int)t), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    const __m256i before = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)first), at);
+    return _mm256_castsi256_ps(_mm256_andnot_si256(before, _mm256_cmpgt_epi32(_mm256_set1_epi32((int)last), at)));
+}
+INLINE vf vf_mul_where(vm lanes, vf a, vf b)
+{
+    return _mm256_and_ps(_mm256_mul_ps(a, b), lanes);
+}
 INLINE float vf_reduce_max(vf a)
 {
     __m128 v = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -273,10 +296,11 @@ INLINE vf vf_round(vf v)
 {
     return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
-/* n in [-126, 127] */
+/* n <= 127; below -126: 0 */
 INLINE vf vf_scale_by_power(vf v, vf n)
 {
     __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    exponent = _mm256_max_epi32(exponent, _mm256_setzero_si256());
     return _mm256_mul_ps(v, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
 }
 INLINE vf vf_twice(const float *p)
