@@ -261,8 +261,8 @@ def report(a):
     for key, engines in sorted(values.items(), key=lambda kv: (kv[0][0], kv[0][1], kv[0][2])):
         suite, isa, model, metric = key
         if (suite, isa) != last:
-            print(f"\n{suite} {isa}\n| model | measure | weir | llama.cpp | ratio | of the limit, weir | llama.cpp | runs |\n"
-                  "|---|---|---|---|---|---|---|---|")
+            print(f"\n{suite} {isa}\n| model | measure | weir | llama.cpp | ratio | of the limit, weir | llama.cpp | allows | runs |\n"
+                  "|---|---|---|---|---|---|---|---|---|")
             last = (suite, isa)
         weir = statistics.median(engines[("weir", None)]) if ("weir", None) in engines else None
         best = min if lower_is_better(metric) else max
@@ -270,19 +270,22 @@ def report(a):
         setting = best(peers, key=peers.get) if peers else None
         peer = peers.get(setting)
         ratio = None if not weir or not peer else peer / weir if lower_is_better(metric) else weir / peer
-        limits = ["", ""]
+        shares = {}  # of each limit, of weir and llama.cpp
         if (key, "read_gb_s") in other:
             per_token = statistics.median(other[(key, "step_bytes")]) / 1e9
             words = metric.split()
             streams = 8 if words[-1] in ("mixed", "uniform") else int(words[1]) if len(words) > 1 else 1
             read_gb_s = statistics.median(other[(key, "read_gb_s")])
-            limits = [f"{100 * v * per_token / streams / read_gb_s:.0f} % read" if v else "" for v in (weir, peer)]
+            shares["read"] = [v and v * per_token / streams / read_gb_s for v in (weir, peer)]
         if (key, "gflop_s") in other and a.peak_gflops:
             gflop = statistics.median(other[(key, "gflop_s")]) / weir
-            limits = [(f"{l}, " if l else "") + f"{100 * v * gflop / a.peak_gflops:.0f} % ops" if v else ""
-                      for l, v in zip(limits, (weir, peer))]
+            shares["ops"] = [v and v * gflop / a.peak_gflops for v in (weir, peer)]
+        limits = [", ".join(f"{100 * s[i]:.0f} % {name}" for name, s in shares.items() if s[i]) for i in (0, 1)]
+        # Nobody can be further ahead than the peer is from the nearer limit.
+        nearest = max((s[1] for s in shares.values() if s[1]), default=None)
+        allows = f"{1 / nearest:.1f}x" if nearest else ""
         print(f"| {model} | {metric} | {show(weir)} | {show(peer)}{f' ({setting})' if setting else ''} | "
-              f"{f'{ratio:.2f}x' if ratio else ''} | {limits[0]} | {limits[1]} | "
+              f"{f'{ratio:.2f}x' if ratio else ''} | {limits[0]} | {limits[1]} | {allows} | "
               f"{', '.join(str(len(v)) for v in engines.values())} |")
 
 
