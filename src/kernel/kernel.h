@@ -94,14 +94,15 @@ struct attn_args {
     enum kv_type kv_type;
     uint32_t chunk_tokens, n_chunks; /* chunk_tokens * n_chunks <= ATTN_SPAN_TOKENS; a multiple of KV_BLOCK_TOKENS */
     const void *const *k, *const *v;
-    const void *const *next; /* [n_next] keys of the chunks that are read after these, most likely: a hint */
-    uint32_t n_next;
+    const void *const *next;      /* [n_next] areas of the same kind that are read after these, in that order: a hint */
+    uint32_t n_next;              /* best ATTN_NEXT_AREAS, or all that there are */
     bool prompt;                  /* the queries are a prompt's rows: see above */
     const uint32_t *first, *last; /* [n_q] */
     struct attn_state out;
     void *scratch; /* attn_scratch_bytes, aligned to 64, the caller's thread's own */
 };
 #define ATTN_SPAN_TOKENS 512
+#define ATTN_NEXT_AREAS 16
 #define ATTN_MAX_HEAD_DIM 512
 
 struct kernels {

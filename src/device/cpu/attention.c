@@ -175,49 +175,61 @@ static void visible(const struct cpu *c, const struct cpu_thread *me, const stru
     *tokens += high > low ? high - low : 0;
 }
 
-/* A span of an item, and where its chunks lie in a layer. */
-struct span_at {
-    const struct attn_item *item; /* NULL: none */
-    uint32_t span;
-};
-
-static uint32_t span_areas(const struct cpu *c, uint32_t layer, struct span_at at, bool values, const void **areas)
+/* Chunks of a span, whose position in the plan is `at`: their keys or values in a layer. At most `most`. */
+static uint32_t span_areas(const struct cpu *c, uint32_t layer, struct attn_bound at, bool values, uint32_t most,
+                           const void **areas)
 {
-    const struct attn_item *it = at.item;
-    if (!it)
-        return 0;
+    const struct attn_item *it = &c->plan.items[at.item];
     const uint32_t n_chunks = cpu_span_chunks(c->base.config.chunk_tokens);
     const uint32_t first = (it->first_span + at.span) * n_chunks,
-                   end = c->rows[it->first_row + it->n_rows - 1].position / c->base.config.chunk_tokens + 1,
-                   n = end - first < n_chunks ? end - first : n_chunks;
+                   end = c->rows[it->first_row + it->n_rows - 1].position / c->base.config.chunk_tokens + 1;
+    uint32_t n = end - first < n_chunks ? end - first : n_chunks;
+    n = n < most ? n : most;
     for (uint32_t i = 0; i < n; i++)
         areas[i] = cpu_kv(c, c->step.seqs[it->seq].chunks[first + i], layer, values, it->kv_head);
     return n;
 }
 
+/* What a worker reads after a span, up to the end of its part: several spans, if they are short. */
+static uint32_t areas_after(const struct cpu *c, uint32_t thread, uint32_t layer, struct attn_bound at,
+                            const void **areas)
+{
+    const struct attn_plan *p = &c->plan;
+    const struct attn_bound end = p->bounds[thread + 1];
+    uint32_t n = 0;
+    while (n < ATTN_NEXT_AREAS) {
+        at = at.span + 1 < p->items[at.item].n_spans ? (struct attn_bound){at.item, at.span + 1}
+                                                     : (struct attn_bound){at.item + 1, 0};
+        if (at.item > end.item || (at.item == end.item && at.span >= end.span))
+            break;
+        n += span_areas(c, layer, at, false, ATTN_NEXT_AREAS - n, areas + n);
+        n += span_areas(c, layer, at, true, ATTN_NEXT_AREAS - n, areas + n);
+    }
+    return n;
+}
+
 /* One span of an item, from its first chunk to its last, into a fresh state. */
-static void run_span(struct cpu *c, uint32_t thread, uint32_t layer, struct span_at at, struct span_at next,
-                     const struct attn_state *out)
+static void run_span(struct cpu *c, uint32_t thread, uint32_t layer, struct attn_bound at, const struct attn_state *out)
 {
     const struct model *m = c->base.model;
-    const struct attn_item *it = at.item;
+    const struct attn_item *it = &c->plan.items[at.item];
     struct cpu_thread *me = &c->threads[thread];
     uint32_t group = m->n_head / m->n_head_kv, d = m->head_dim, chunk_tokens = c->base.config.chunk_tokens;
-    const void *k[SPAN_CHUNKS], *v[SPAN_CHUNKS], *after[SPAN_CHUNKS];
+    const void *k[SPAN_CHUNKS], *v[SPAN_CHUNKS], *after[ATTN_NEXT_AREAS];
     uint64_t pairs = 0, tokens = 0;
     visible(c, me, it, (it->first_span + at.span) * cpu_span_chunks(chunk_tokens) * chunk_tokens, &tokens, &pairs);
-    span_areas(c, layer, at, true, v);
+    span_areas(c, layer, at, true, SPAN_CHUNKS, v);
     c->k->attention(&(struct attn_args){
         .q = c->q + ((size_t)it->kv_head * c->base.config.max_step_tokens + it->first_row) * group * d,
         .n_q = it->n_rows * group,
         .head_dim = d,
         .kv_type = c->base.config.kv_type,
         .chunk_tokens = chunk_tokens,
-        .n_chunks = span_areas(c, layer, at, false, k),
+        .n_chunks = span_areas(c, layer, at, false, SPAN_CHUNKS, k),
         .k = k,
         .v = v,
         .next = after,
-        .n_next = span_areas(c, layer, next, false, after),
+        .n_next = areas_after(c, thread, layer, at, after),
         .prompt = it->prompt,
         .first = me->first,
         .last = me->last,
@@ -242,20 +254,19 @@ static void write_item(struct cpu *c, const struct attn_item *it, const struct a
     }
 }
 
-/* Spans [begin, end) of an item; `next` is another that this worker goes on with, or NULL. */
-static void run_item(struct cpu *c, uint32_t thread, uint32_t layer, const struct attn_item *it, uint32_t begin,
-                     uint32_t end, const struct attn_item *next)
+/* Spans [begin, end) of item i. */
+static void run_item(struct cpu *c, uint32_t thread, uint32_t layer, uint32_t i, uint32_t begin, uint32_t end)
 {
     const struct model *m = c->base.model;
     const struct cpu_thread *me = &c->threads[thread];
+    const struct attn_item *it = &c->plan.items[i];
     uint32_t n_q = it->n_rows * (m->n_head / m->n_head_kv);
     bool whole = begin == 0 && end == it->n_spans;
     if (whole)
         state_reset(&me->total, n_q, m->head_dim);
     for (uint32_t s = begin; s < end; s++) {
-        const struct span_at after = s + 1 < end ? (struct span_at){it, s + 1} : (struct span_at){next, 0};
         const struct attn_state out = whole ? me->span : state_at(&c->plan.partial, it->partial + s * n_q, m->head_dim);
-        run_span(c, thread, layer, (struct span_at){it, s}, after, &out);
+        run_span(c, thread, layer, (struct attn_bound){i, s}, &out);
         if (whole)
             c->k->attn_fold(&me->total, &out, n_q, m->head_dim);
     }
@@ -285,7 +296,7 @@ void cpu_op_attention(struct cpu *c, uint32_t thread, uint32_t layer)
     for (uint32_t i = from.item; i < n; i++) {
         uint32_t begin = i == from.item ? from.span : 0, end = i == to.item ? to.span : p->items[i].n_spans;
         if (begin < end)
-            run_item(c, thread, layer, &p->items[i], begin, end, i + 1 < n ? &p->items[i + 1] : NULL);
+            run_item(c, thread, layer, i, begin, end);
     }
     c->threads[thread].traffic.activation_bytes +=
         2ull * c->step.n_rows * m->n_head * m->head_dim * sizeof(float) / c->n_threads;

@@ -16,7 +16,7 @@
  * lines can be under way to these than to the first, and to the third than to the second. */
 #define LATER_BYTES 16384
 #define SOON_BYTES 8192
-#define AHEAD_BLOCKS 16 /* at most */
+#define AHEAD_BLOCKS ATTN_NEXT_AREAS /* at most */
 
 /* What is asked for while a block is read. */
 struct ahead {
