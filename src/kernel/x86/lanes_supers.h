@@ -129,7 +129,7 @@ INLINE vi add_pairs(vi acc, vi a, vi b)
 
 /* Part i of n of a cell's lines, some cells on, into the first-level cache: so the second-level cache sees nothing but lines
  * in ascending order, and reads on by itself. Volatile, like in_order(): compilers gather prefetches, and a burst of them
- * leaves a core no way to miss anything else (Q6_K: 40 % of the read bandwidth, where spread ones give 92 %). */
+ * leaves a core no way to miss anything else (docs/performance.md). */
 INLINE void prefetch_stream(enum tensor_type t, const uint8_t *cell, int i, int n)
 {
     const int lines = (int)(LANES * super_bytes(t) / 64);
