@@ -478,6 +478,37 @@ static void test_same_long(void **state)
         check_same(&(struct same_case){"mistral", KV_Q8_0, 1100});
 }
 
+/* The same kernels, counted: products as tiles, and as rows. */
+static enum tensor_type counted_type;
+static _Atomic uint32_t n_as_tiles, n_as_rows;
+
+static void as_tiles(const struct matmul_args *a)
+{
+    n_as_tiles++;
+    kernels_of_level(LEVEL_EMULATED)->matmul_prompt[counted_type](a);
+}
+
+static void as_rows(const struct matmul_args *a)
+{
+    n_as_rows++;
+    kernels_of_level(LEVEL_EMULATED)->matmul[counted_type](a);
+}
+
+static void check_same_counted(const char *model, enum tensor_type t)
+{
+    const struct kernels *all = same_kernels;
+    struct kernels counted = *all;
+    counted.matmul_prompt[t] = as_tiles;
+    counted.matmul[t] = as_rows;
+    counted_type = t;
+    n_as_tiles = n_as_rows = 0;
+    same_kernels = &counted;
+    check_same(&(struct same_case){model, KV_F16, EXCERPT ? 40 : 100});
+    same_kernels = all;
+    assert_true(n_as_tiles > 0);
+    assert_int_equal(n_as_rows > 0, t != TENSOR_BF16); /* all rows of which go through tiles */
+}
+
 /* Where a prompt's rows take another way than those that follow: over emulated tiles, on any machine with AVX-512. */
 static void test_same_with_tiles(void **state)
 {
@@ -489,8 +520,8 @@ static void test_same_with_tiles(void **state)
     check_same(&(struct same_case){"mistral-window", KV_F16, EXCERPT ? 60 : 150});
     check_same(&(struct same_case){"type-q8_0", KV_Q8_0, EXCERPT ? 60 : 150});
     check_same(&(struct same_case){"type-q4_k", KV_F16, EXCERPT ? 40 : 100});
-    check_same(&(struct same_case){"type-f16", KV_F16, EXCERPT ? 40 : 100});
-    check_same(&(struct same_case){"type-bf16", KV_F16, EXCERPT ? 40 : 100});
+    check_same_counted("type-f16", TENSOR_F16);
+    check_same_counted("type-bf16", TENSOR_BF16);
     check_same(&(struct same_case){"mixtral-q8_0", KV_F16, EXCERPT ? 40 : 100});
     check_same(&(struct same_case){"qwen3moe-q4_k", KV_F16, EXCERPT ? 40 : 80});
     same_kernels = NULL;

@@ -168,6 +168,32 @@ static void layout_is_as_documented(void **state)
     }
 }
 
+/* BF16: pairs of columns, an odd last column by itself; and back. */
+static void pairs_of_columns(void **state)
+{
+    (void)state;
+    for (uint32_t cols = 1; cols <= 70; cols++) {
+        const size_t row_bytes = 2 * (size_t)cols, stride = row_bytes + below(3);
+        struct guarded rows = guarded_alloc((LANES - 1) * stride + row_bytes), group = guarded_alloc(LANES * row_bytes);
+        uint8_t *want = malloc(LANES * row_bytes), back[140];
+        for (size_t b = 0; b < (LANES - 1) * stride + row_bytes; b++)
+            rows.data[b] = (uint8_t)below(256);
+        for (size_t i = 0; i < LANES * row_bytes; i++) {
+            const size_t pair = i / 64, unit = 2 * pair + 1 < cols ? 4 : 2, row = i % 64 / unit;
+            want[i] = rows.data[row * stride + 4 * pair + i % unit];
+        }
+        lanes_pack(TENSOR_BF16, rows.data, stride, cols, group.data);
+        assert_memory_equal(group.data, want, LANES * row_bytes);
+        for (uint32_t r = 0; r < LANES; r++) {
+            lanes_unpack_row(TENSOR_BF16, group.data, cols, r, back);
+            assert_memory_equal(back, rows.data + r * stride, row_bytes);
+        }
+        free(want);
+        guarded_free(&rows);
+        guarded_free(&group);
+    }
+}
+
 struct product {
     struct guarded w;
     void *x_memory;
@@ -273,9 +299,8 @@ static void products_match_rows(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_level_has_them),
-        cmocka_unit_test(rows_come_back),
-        cmocka_unit_test(layout_is_as_documented),
+        cmocka_unit_test(every_level_has_them),    cmocka_unit_test(rows_come_back),
+        cmocka_unit_test(layout_is_as_documented), cmocka_unit_test(pairs_of_columns),
         cmocka_unit_test(products_match_rows),
     };
     kernel_inputs_seed();

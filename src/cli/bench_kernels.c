@@ -31,7 +31,6 @@ struct bench {
     uint8_t *x;
     size_t x_row_bytes;
     float *y;                /* [n_tokens][rows] */
-    uint32_t *y_rows;        /* [n_tokens] */
     uint8_t *matmul_scratch; /* [threads][MATMUL_SCRATCH_BYTES] */
 
     enum kv_type kv_type;
@@ -87,7 +86,6 @@ static void multiply(void *user, uint32_t thread)
                                 .n_tokens = b->n_tokens,
                                 .y = b->y + first,
                                 .y_stride = b->config->rows,
-                                .y_rows = b->y_rows,
                                 .scratch = b->matmul_scratch + thread * MATMUL_SCRATCH_BYTES};
         b->matmul(&a);
     }
@@ -135,49 +133,40 @@ static void report(const struct bench *b, const char *kernel, uint32_t n_tokens,
     fflush(stdout);
 }
 
-/* Packs a row of activations: as the kernel takes a prompt's rows, or as it takes others'. */
-static void pack(const struct bench *b, enum tensor_type t, bool prompt, const float *row, uint32_t i)
-{
-    if (prompt)
-        b->k->pack_prompt(row, b->config->cols, b->k->prompt_parts[t], b->x + prompt_row_at(i, b->x_row_bytes));
-    else
-        b->k->act_pack[b->k->act_format[t]](row, b->config->cols, b->x + i * b->x_row_bytes);
-}
-
 /* prompt: the way of a prompt's rows, where there is one. */
 static int bench_matmul(struct bench *b, enum tensor_type t, uint32_t n_tokens, bool prompt, struct err *e)
 {
     const struct bench_config *c = b->config;
-    const bool lanes = b->k->matmul_lanes[t] && c->rows % LANES == 0 && !c->as_rows;
+    struct product_way way = product_way(b->k, t, prompt);
     char name[32];
-    if (prompt && (!b->k->matmul_prompt[t] || lanes != (b->k->matmul_lanes[t] != NULL)))
+    const bool as_rows = way.lanes && (c->as_rows || c->rows % LANES);
+    if (prompt && (!way.parts || b->k->prompt_way_only[t] || as_rows))
         return 0;
-    snprintf(name, sizeof name, "%s%s", tensor_type_name((uint32_t)t), prompt ? " prompt" : lanes ? " lanes" : "");
-    b->matmul = prompt ? b->k->matmul_prompt[t] : lanes ? b->k->matmul_lanes[t] : b->k->matmul[t];
+    if (as_rows)
+        way = (struct product_way){.matmul = b->k->matmul[t]};
+    snprintf(name, sizeof name, "%s%s", tensor_type_name((uint32_t)t), prompt ? " prompt" : way.lanes ? " lanes" : "");
+    b->matmul = way.matmul;
     b->n_tokens = n_tokens;
     b->row_bytes = tensor_type_row_bytes(t, c->cols);
     const size_t matrix_bytes = b->row_bytes * c->rows;
     /* Many tokens: the arithmetic of few matrices takes long enough. */
     const size_t wanted_bytes = n_tokens >= 64 ? matrix_bytes : c->bytes;
     b->n_matrices = wanted_bytes / matrix_bytes ? wanted_bytes / matrix_bytes : 1;
-    b->x_row_bytes =
-        prompt ? prompt_row_bytes(b->k->prompt_parts[t], c->cols) : act_row_bytes(b->k->act_format[t], c->cols);
+    b->x_row_bytes = product_row_bytes(b->k, t, &way, c->cols);
     const size_t x_rows = (n_tokens + PROMPT_TILE_TOKENS - 1) / PROMPT_TILE_TOKENS * PROMPT_TILE_TOKENS;
     const size_t weight_bytes = b->n_matrices * matrix_bytes, x_bytes = b->x_row_bytes * x_rows;
     const size_t y_bytes = (size_t)n_tokens * c->rows * sizeof *b->y;
     b->weights = mem_aligned(weight_bytes + 64);
     b->x = mem_aligned(x_bytes);
     b->y = mem_aligned(y_bytes);
-    b->y_rows = mem_array(n_tokens, sizeof *b->y_rows);
     float *row = mem_array(c->cols, sizeof *row);
     int rc = 0;
-    if (b->weights && b->x && b->y && b->y_rows && row) {
+    if (b->weights && b->x && b->y && row) {
         struct rng rng = {.state = 1};
         for (uint32_t i = 0; i < n_tokens; i++) {
             for (uint32_t j = 0; j < c->cols; j++)
                 row[j] = (float)rng_unit(&rng) - 0.5f;
-            b->y_rows[i] = i;
-            pack(b, t, prompt, row, i);
+            product_pack(b->k, t, &way, row, c->cols, i, b->x);
         }
         team_run(b->team, fill, b);
         double seconds;
@@ -189,7 +178,6 @@ static int bench_matmul(struct bench *b, enum tensor_type t, uint32_t n_tokens, 
         rc = err_set(e, WEIR_ENOMEM, "no memory for %zu bytes of weights; a smaller --bytes needs less", weight_bytes);
     }
     free(row);
-    free(b->y_rows);
     mem_free_aligned(b->y, y_bytes);
     mem_free_aligned(b->x, x_bytes);
     mem_free_aligned(b->weights, weight_bytes + 64);

@@ -40,8 +40,8 @@ struct bench {
     unsigned char *matmul_scratch; /* [threads][MATMUL_SCRATCH_BYTES] */
 
     enum tensor_type type;
-    uint32_t parts; /* of tiles, on a prompt's way; 0: on that of other rows */
-    uint32_t n_rows, y_rows[MAX_ROWS];
+    struct product_way way;
+    uint32_t n_rows;
     size_t first_matrix, n_matrices; /* of this region */
     uint32_t n_queries;
 };
@@ -63,21 +63,16 @@ static size_t matrix_bytes(enum tensor_type t)
 static void run_products(void *user, uint32_t thread)
 {
     struct bench *b = user;
-    enum act_format f = b->k->act_format[b->type];
-    size_t x_bytes = b->parts ? prompt_row_bytes(b->parts, N_COLS) : act_row_bytes(f, N_COLS);
+    const struct product_way *way = &b->way;
+    size_t x_bytes = product_row_bytes(b->k, b->type, way, N_COLS);
     size_t w_bytes = tensor_type_row_bytes(b->type, N_COLS);
     size_t in_memory = WEIGHT_BYTES / matrix_bytes(b->type);
     uint32_t begin, end, first, last;
     share(b, thread, b->n_rows, 1, &begin, &end);
     share(b, thread, N_MATRIX_ROWS, ROW_UNIT, &first, &last);
     for (size_t i = 0; i < b->n_matrices; i++) {
-        for (uint32_t r = begin; r < end; r++) {
-            const float *x = b->x + (size_t)r * N_COLS;
-            if (b->parts)
-                b->k->pack_prompt(x, N_COLS, b->parts, b->packed + prompt_row_at(r, x_bytes));
-            else
-                b->k->act_pack[f](x, N_COLS, b->packed + r * x_bytes);
-        }
+        for (uint32_t r = begin; r < end; r++)
+            product_pack(b->k, b->type, way, b->x + (size_t)r * N_COLS, N_COLS, r, b->packed);
         team_barrier(b->team);
         const unsigned char *w = b->weights + (b->first_matrix + i) % in_memory * matrix_bytes(b->type);
         struct matmul_args a = {.w = w + first * w_bytes,
@@ -89,12 +84,9 @@ static void run_products(void *user, uint32_t thread)
                                 .n_tokens = b->n_rows,
                                 .y = b->y + first,
                                 .y_stride = N_MATRIX_ROWS,
-                                .y_rows = b->y_rows,
                                 .scratch = b->matmul_scratch + thread * MATMUL_SCRATCH_BYTES};
-        if (last > first && b->parts)
-            b->k->matmul_prompt[b->type](&a);
-        else if (last > first)
-            (b->k->matmul_lanes[b->type] ? b->k->matmul_lanes : b->k->matmul)[b->type](&a);
+        if (last > first)
+            way->matmul(&a);
         team_barrier(b->team);
     }
 }
@@ -125,7 +117,7 @@ static void measure_products(struct bench *b, bool prompt, struct profile *p)
 {
     struct profile_product *out = &p->products[p->n_products++];
     out->prompt = prompt;
-    b->parts = prompt ? b->k->prompt_parts[b->type] : 0;
+    b->way = product_way(b->k, b->type, prompt);
     snprintf(out->type, sizeof out->type, "%s", tensor_type_name(b->type));
     for (char *c = out->type; *c; c++)
         *c = (char)(*c >= 'A' && *c <= 'Z' ? *c + 32 : *c);
@@ -199,8 +191,6 @@ static size_t packed_bytes(void)
 
 static int allocate(struct bench *b, struct err *e)
 {
-    for (uint32_t i = 0; i < MAX_ROWS; i++)
-        b->y_rows[i] = i;
     b->weights = mem_aligned(WEIGHT_BYTES);
     b->packed = mem_aligned(packed_bytes());
     b->x = mem_aligned((size_t)MAX_ROWS * N_COLS * sizeof(float));
@@ -272,7 +262,7 @@ int measure_profile(struct profile *out, uint32_t n_threads, void (*progress)(co
                 progress(tensor_type_name(types[i]), (double)i / (N_TYPES + 1));
             if (b.k->matmul[b.type])
                 measure_products(&b, false, out);
-            if (b.k->matmul_prompt[b.type])
+            if (b.k->matmul_prompt[b.type] && !b.k->prompt_way_only[b.type])
                 measure_products(&b, true, out);
         }
         if (progress)

@@ -111,3 +111,26 @@ size_t attn_scratch_bytes(uint32_t head_dim)
     const size_t slices = ((size_t)head_dim + 31) / 32;
     return slices * (2 * 128 * ATTN_SPAN_TOKENS + 8192 + 8192) + 64 * 1024;
 }
+
+struct product_way product_way(const struct kernels *k, enum tensor_type t, bool prompt)
+{
+    const bool lanes = k->matmul_lanes[t] || k->prompt_way_only[t];
+    if (k->matmul_prompt[t] && (prompt || k->prompt_way_only[t]))
+        return (struct product_way){k->matmul_prompt[t], lanes, k->prompt_parts[t]};
+    return (struct product_way){lanes ? k->matmul_lanes[t] : k->matmul[t], lanes, 0};
+}
+
+size_t product_row_bytes(const struct kernels *k, enum tensor_type t, const struct product_way *w, uint32_t n)
+{
+    return w->parts ? prompt_row_bytes(w->parts, n) : act_row_bytes(k->act_format[t], n);
+}
+
+void product_pack(const struct kernels *k, enum tensor_type t, const struct product_way *w, const float *row,
+                  uint32_t n, uint32_t i, void *x)
+{
+    const size_t row_bytes = product_row_bytes(k, t, w, n);
+    if (w->parts)
+        k->pack_prompt(row, n, w->parts, (uint8_t *)x + prompt_row_at(i, row_bytes));
+    else
+        k->act_pack[k->act_format[t]](row, n, (uint8_t *)x + i * row_bytes);
+}

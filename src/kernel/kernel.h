@@ -22,10 +22,11 @@
  * All types but BF16 keep to this at every level. BF16 weights from level bf16 on multiply with bfloat16 activations in
  * the processor's own order, which is the same for any number of rows and tokens, and with subnormals taken for zeros.
  *
- * Rows of a prompt may go another way, where a level has one (matmul_prompt: level amx): weights become bfloat16, which
- * multiplies with bfloat16 activations; F16 weights and their activations become two bfloat16 each (16 bits), of whose four
- * products the least is left out. That rounds weights to 8 bits where the other way rounds activations to 8 bits of the
- * largest in a block. The order of summation is again one for any number of rows and tokens; subnormals are zeros.
+ * Level amx has another way (matmul_prompt), for a prompt's rows and, of BF16 weights in lanes, for all rows: weights become
+ * bfloat16, which multiplies with bfloat16 activations; F16 weights and their activations become two bfloat16 each (16 bits), of
+ * whose four products the least is left out. That rounds weights of quantised types to 8 bits where the other way rounds
+ * activations to 8 bits of the largest in a block. The order of summation is again one for any number of rows and tokens;
+ * subnormals are zeros.
  */
 #ifndef WEIR_KERNEL_KERNEL_H
 #define WEIR_KERNEL_KERNEL_H
@@ -59,7 +60,7 @@ struct matmul_args {
     uint32_t n_tokens;
     float *y; /* y[t * y_stride + r] */
     size_t y_stride;
-    const uint32_t *y_rows; /* of matmul_prompt: token t's sums go to y[y_rows[t] * y_stride + r] */
+    const uint32_t *y_rows; /* of matmul_prompt: sums go to y[y_rows[t] * y_stride + r]; NULL: as above */
     void *scratch; /* MATMUL_SCRATCH_BYTES of this thread alone, aligned to 64; what is in it does not matter */
 };
 /* So much of it stays in a second-level cache that what was unpacked from weights can be used again from there. */
@@ -114,11 +115,13 @@ struct kernels {
     /* The same products, to the last bit, with weights in lanes (kernel/lanes.h): w is the first group, n_rows a multiple of
      * LANES, w_row_bytes the bytes of a row alone. NULL: the type stays as rows. */
     void (*matmul_lanes[TENSOR_TYPE_COUNT])(const struct matmul_args *a);
-    /* The products of a prompt's rows, or NULL: they go the way of all. Weights of quantised types in lanes, others as rows. x
-     * lies in tiles: 16 tokens by 32 columns in prompt_parts[type] parts, 1,024 bytes each, [16][32] bfloat16; those of 16
-     * tokens one after the other. x_row_bytes: prompt_row_bytes(); tokens past the last may hold anything. */
+    /* The products of a prompt's rows, or NULL: they go the way of all. Weights in lanes, F16 as rows; n_rows of quantised types
+     * is a multiple of LANES. x lies in tiles: 16 tokens by 32 columns in prompt_parts[type] parts, 1,024 bytes each,
+     * [16][32] bfloat16; those of 16 tokens one after the other. x_row_bytes: prompt_row_bytes(); tokens past the last may hold
+     * anything. */
     void (*matmul_prompt[TENSOR_TYPE_COUNT])(const struct matmul_args *a);
     uint32_t prompt_parts[TENSOR_TYPE_COUNT];
+    bool prompt_way_only[TENSOR_TYPE_COUNT]; /* in lanes all rows go that way: there is no matmul_lanes */
     /* One token of a tile: out is its line of the first, and of the next pieces of 32 columns 1,024 * parts bytes on. */
     void (*pack_prompt)(const float *x, uint32_t n, uint32_t parts, void *out);
     void (*dequant[TENSOR_TYPE_COUNT])(const void *row, uint32_t n, float *out); /* embedding rows; n whole blocks */
@@ -156,6 +159,19 @@ static inline size_t prompt_row_at(uint32_t token, size_t row_bytes)
     const uint32_t in_tile = token % PROMPT_TILE_TOKENS;
     return (token - in_tile) * row_bytes + in_tile * (size_t)64;
 }
+
+/* How rows, a prompt's or others, go through weights of which there is a copy in lanes where the type has one: for what
+ * measures. */
+struct product_way {
+    void (*matmul)(const struct matmul_args *a);
+    bool lanes;
+    uint32_t parts; /* of tiles; 0: rows are packed in the type's act_format */
+};
+struct product_way product_way(const struct kernels *k, enum tensor_type t, bool prompt);
+/* Their x_row_bytes, and number i of them, of n floats, into x. */
+size_t product_row_bytes(const struct kernels *k, enum tensor_type t, const struct product_way *w, uint32_t n);
+void product_pack(const struct kernels *k, enum tensor_type t, const struct product_way *w, const float *row,
+                  uint32_t n, uint32_t i, void *x);
 
 /* Bytes that any level's attention needs to work in. */
 size_t attn_scratch_bytes(uint32_t head_dim);

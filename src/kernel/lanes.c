@@ -178,11 +178,42 @@ static size_t field_bytes(const struct field *f)
     return (size_t)f->n_units * f->unit * LANES;
 }
 
+#define LINE_PAIRS 16u
+
+/* Pairs of columns of BF16. Line by line of the rows: those a power of two apart displace each other from a cache. */
+static void pairs_to_lanes(const unsigned char *rows, size_t row_bytes, uint32_t n_cols, unsigned char *lanes)
+{
+    uint32_t left = n_cols / 2;
+    for (; left >= LINE_PAIRS; left -= LINE_PAIRS, rows += 4 * LINE_PAIRS, lanes += 4 * LINE_PAIRS * LANES) {
+        for (uint32_t r = 0; r < LANES; r += WORDS) {
+            for (uint32_t u = 0; u < LINE_PAIRS; u += WORDS)
+                transpose(AS_IS, rows + r * row_bytes + 4 * u, row_bytes, lanes + (u * LANES + r) * 4, LANES * 4);
+        }
+    }
+    for (; left; left--, rows += 4, lanes += 4 * LANES)
+        unit_to_lanes(rows, row_bytes, 4, lanes);
+    if (n_cols % 2)
+        unit_to_lanes(rows, row_bytes, 2, lanes);
+}
+
+static void pairs_of_row(const unsigned char *lanes, uint32_t n_cols, uint32_t row, unsigned char *out)
+{
+    uint32_t pair = 0;
+    for (; pair < n_cols / 2; pair++)
+        memcpy(out + 4 * pair, lanes + (pair * LANES + row) * (size_t)4, 4);
+    if (n_cols % 2)
+        memcpy(out + 4 * pair, lanes + pair * LANES * (size_t)4 + 2 * row, 2);
+}
+
 void lanes_pack(enum tensor_type t, const void *rows, size_t row_bytes, uint32_t n_cols, void *group)
 {
     const struct tensor_type_info *info = tensor_type_info((uint32_t)t);
     const unsigned char *in = rows;
     unsigned char *out = group;
+    if (t == TENSOR_BF16) {
+        pairs_to_lanes(in, row_bytes, n_cols, out);
+        return;
+    }
     for (uint32_t at = 0; at < n_cols / info->block_elements;) {
         const uint32_t n = cell_blocks(info, n_cols, at);
         for (const struct field *f = fields[t]; f->unit; f++) {
@@ -199,6 +230,10 @@ void lanes_unpack_row(enum tensor_type t, const void *group, uint32_t n_cols, ui
     const struct tensor_type_info *info = tensor_type_info((uint32_t)t);
     const unsigned char *in = group;
     unsigned char *block = out;
+    if (t == TENSOR_BF16) {
+        pairs_of_row(in, n_cols, row, out);
+        return;
+    }
     for (uint32_t at = 0; at < n_cols / info->block_elements;) {
         const uint32_t n = cell_blocks(info, n_cols, at);
         for (const struct field *f = fields[t]; f->unit; f++) {

@@ -1,4 +1,4 @@
-/* Lanes: how a device keeps its own copy of quantised weights, so that kernels stream them without unpacking twice.
+/* Lanes: how a device keeps its own copy of weights, so that kernels stream them without unpacking twice.
  *
  * Sixteen consecutive rows of a matrix are a group, of exactly the bytes of the rows themselves. A group is a sequence
  * of cells along the columns: 16 rows by 128 columns (four blocks of 32; the last cell may have fewer) or 256 (a
@@ -18,13 +18,15 @@
  *   Q5_K            q 32 + high 8 | scales 3 | d | dmin
  *   Q6_K            low 32 + high 16 | scales 4 | d
  *   IQ4_XS          q 32 | scales_low 1 | d | scales_high
+ *   BF16            a pair of columns (an odd last column: of 2 bytes)
  * Fields with a + are woven, so that what makes a code lies together and is read in the order of memory: with V = 2, of Q5_K 4,
  * units 8 (V h) + u, 8 (V h + 1) + u, .., 8 (V h + V - 1) + u of the first and unit 8 h + u of the second follow each other,
  * for u from 0 to 7, for h from 0 on.
  * Bytes are as in the block but for two: codes of Q8_0 are stored as q + 128, unsigned; and bit 8 i + k of `high` of Q5_0
  * and Q5_1 belongs to element 4 k + i, so that a shift and one mask bring the bits of unit k to its bytes.
  *
- * Quantised types only: floats stay rows. Pure; any thread. Rows at any alignment; groups best at multiples of 64 bytes.
+ * So 32 columns of BF16 are operand B of a tile product as they lie (x86/amx.h). F16 and F32 stay rows. Pure; any thread. Rows at
+ * any alignment; groups best at multiples of 64 bytes.
  */
 #ifndef WEIR_KERNEL_LANES_H
 #define WEIR_KERNEL_LANES_H

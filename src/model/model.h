@@ -43,10 +43,10 @@ struct rope {
     float magnitude; /* multiplies sin and cos (yarn's attention factor); 1 else */
 };
 
-/* One matrix (or a stack of n_stack of them, for experts): [n_stack, n_out, n_in] in `type`. */
+/* One matrix [n_out, n_in], or a stack of n_stack of them, for experts: [n_stack, n_out, n_in] in `type`. */
 struct tensor {
     enum tensor_type type;
-    uint32_t n_in, n_out, n_stack;
+    uint32_t n_in, n_out, n_stack; /* n_stack: 0, not a stack */
     const unsigned char *data;
     size_t row_bytes; /* of one row of n_in elements */
 };

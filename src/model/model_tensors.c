@@ -70,7 +70,6 @@ static int bind_stack(struct model_loader *l, const char *name, uint32_t n_in, u
     *out = (struct tensor){.type = t->type,
                            .n_in = n_in,
                            .n_out = n_out,
-                           .n_stack = n_stack,
                            .data = t->data,
                            .row_bytes = tensor_type_row_bytes(t->type, n_in)};
     count_bytes(l, t);
@@ -176,6 +175,7 @@ static int bind_experts(struct model_loader *l, uint32_t layer, const char *what
         int rc = bind_stack(l, name, n_in, n_out, n, &out->t);
         for (uint32_t x = 0; !rc && x < n; x++)
             out->parts[x] = out->t.data + (size_t)x * n_out * out->t.row_bytes;
+        out->t.n_stack = n;
         return rc;
     }
     for (uint32_t x = 0; x < n; x++) {

@@ -63,6 +63,8 @@ TYPE_SHAPE = Shape("llama", **WIDE, tied=True)
 NUMPY_MODELS = {f"type-{t.lower()}": (TYPE_SHAPE, t) for t in TYPES}
 for name in ("F32", "F16", "BF16"):  # any row will do: smaller files
     NUMPY_MODELS[f"type-{name.lower()}"] = (replace(TYPE_SHAPE, embd=64, ff=64, head_dim=16, layers=2), name)
+# Neither whole groups of 16 rows nor whole steps of 32 columns (src/kernel/lanes.h).
+NUMPY_MODELS["type-bf16"] = (replace(NUMPY_MODELS["type-bf16"][0], ff=72, vocab=VOCAB + 5), "BF16")
 NUMPY_MODELS.update({
     "mixed-q4_k_m": (replace(TYPE_SHAPE, layers=2, tied=False), "Q4_K_M"),
     "qwen2-q8_0": (Shape("qwen2", **WIDE, **QWEN, tied=True), "Q8_0"),

@@ -17,12 +17,10 @@ struct mill {
     const struct kernels *k;
     struct team *team;
     enum tensor_type type;
-    uint32_t parts; /* of tiles, on a prompt's way; 0: on that of all rows */
-    void (*matmul)(const struct matmul_args *a);
+    struct product_way way;
     unsigned char *weights; /* [threads * ROWS_PER_THREAD] rows, zeros: valid blocks of every type */
     unsigned char *x;       /* [N_TOKENS] packed rows */
     float *y;               /* [N_TOKENS][threads * ROWS_PER_THREAD] */
-    uint32_t y_rows[N_TOKENS];
     unsigned char *scratch; /* [threads][MATMUL_SCRATCH_BYTES] */
     size_t w_row_bytes, x_row_bytes, stride;
     uint32_t n_passes;
@@ -40,10 +38,9 @@ static void multiply(void *user, uint32_t thread)
                             .n_tokens = N_TOKENS,
                             .y = m->y + (size_t)thread * ROWS_PER_THREAD,
                             .y_stride = m->stride,
-                            .y_rows = m->y_rows,
                             .scratch = m->scratch + thread * MATMUL_SCRATCH_BYTES};
     for (uint32_t i = 0; i < m->n_passes; i++)
-        m->matmul(&a);
+        m->way.matmul(&a);
 }
 
 static double best_rate(struct mill *m, double seconds)
@@ -64,24 +61,6 @@ static double best_rate(struct mill *m, double seconds)
     return best;
 }
 
-static void choose_kernel(struct mill *m, bool prompt)
-{
-    const struct kernels *k = m->k;
-    m->parts = prompt ? k->prompt_parts[m->type] : 0;
-    m->matmul = m->parts                   ? k->matmul_prompt[m->type]
-                : k->matmul_lanes[m->type] ? k->matmul_lanes[m->type]
-                                           : k->matmul[m->type];
-    m->x_row_bytes = m->parts ? prompt_row_bytes(m->parts, N_COLS) : act_row_bytes(k->act_format[m->type], N_COLS);
-}
-
-static void pack(const struct mill *m, const float *row, uint32_t t)
-{
-    if (m->parts)
-        m->k->pack_prompt(row, N_COLS, m->parts, m->x + prompt_row_at(t, m->x_row_bytes));
-    else
-        m->k->act_pack[m->k->act_format[m->type]](row, N_COLS, m->x + t * m->x_row_bytes);
-}
-
 static int set_up(struct mill *m, size_t w_bytes, size_t y_bytes, struct err *e)
 {
     float row[N_COLS];
@@ -95,10 +74,8 @@ static int set_up(struct mill *m, size_t w_bytes, size_t y_bytes, struct err *e)
     memset(m->weights, 0, w_bytes);
     for (uint32_t i = 0; i < N_COLS; i++)
         row[i] = (float)(i % 17) / 17 - 0.5f;
-    for (uint32_t t = 0; t < N_TOKENS; t++) {
-        m->y_rows[t] = t;
-        pack(m, row, t);
-    }
+    for (uint32_t t = 0; t < N_TOKENS; t++)
+        product_pack(m->k, m->type, &m->way, row, N_COLS, t, m->x);
     return 0;
 }
 
@@ -113,7 +90,8 @@ int device_cpu_matmul_rate(enum tensor_type type, bool prompt, uint32_t n_thread
     int rc = team_create(&m.team, n_threads, true, e);
     if (rc)
         return rc;
-    choose_kernel(&m, prompt);
+    m.way = product_way(m.k, type, prompt);
+    m.x_row_bytes = product_row_bytes(m.k, type, &m.way, N_COLS);
     m.stride = (size_t)team_size(m.team) * ROWS_PER_THREAD;
     const size_t w_bytes = m.stride * tensor_type_row_bytes(type, N_COLS),
                  y_bytes = N_TOKENS * m.stride * sizeof(float);

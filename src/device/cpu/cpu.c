@@ -176,24 +176,37 @@ static void widen(const struct cpu *c, const struct tensor *w, uint32_t widest[A
     }
 }
 
-/* Likewise the tiles of a prompt's rows, by parts, and those of experts' slots. */
-static void widest_tiles(const struct cpu *c, uint32_t rows[MAX_PROMPT_PARTS + 1], uint32_t slots[MAX_PROMPT_PARTS + 1])
+/* Likewise tiles, by parts: of rows, of them those that all rows are packed into, and of experts' slots. */
+struct widest_tiles {
+    uint32_t rows[MAX_PROMPT_PARTS + 1], all_rows[MAX_PROMPT_PARTS + 1], slots[MAX_PROMPT_PARTS + 1];
+};
+
+static void widen_tiles(const struct cpu *c, const struct tensor *w, bool by_role, struct widest_tiles *widest)
+{
+    const uint32_t parts = c->k->prompt_parts[w->type];
+    const bool all_rows = c->k->prompt_way_only[w->type] && !w->n_stack;
+    if (!w->n_in || !parts || (!all_rows && !by_role) ||
+        (w->n_stack && !cpu_experts_fill_tiles(c->k, c->base.model, w->type)))
+        return;
+    widest->rows[parts] = max_u32(widest->rows[parts], w->n_in);
+    if (all_rows)
+        widest->all_rows[parts] = max_u32(widest->all_rows[parts], w->n_in);
+    if (w->n_stack)
+        widest->slots[parts] = max_u32(widest->slots[parts], w->n_in);
+}
+
+static void widest_tiles(const struct cpu *c, struct widest_tiles *widest)
 {
     const struct model *m = c->base.model;
     for (uint32_t i = 0; i < m->n_layer; i++) {
         const struct layer *y = &m->layers[i];
         const struct tensor *const all[] = {&y->q,  &y->k,    &y->v,        &y->o,      &y->gate,
                                             &y->up, &y->down, &y->gate_x.t, &y->up_x.t, &y->down_x.t};
-        for (size_t j = 0; j < sizeof all / sizeof *all; j++) {
-            const struct tensor *w = all[j];
-            const uint32_t parts = c->k->prompt_parts[w->type];
-            if (!w->n_in || !parts || (w->n_stack && !cpu_experts_fill_tiles(c->k, m, w->type)))
-                continue;
-            rows[parts] = max_u32(rows[parts], w->n_in);
-            if (w->n_stack)
-                slots[parts] = max_u32(slots[parts], w->n_in);
-        }
+        for (size_t j = 0; j < sizeof all / sizeof *all; j++)
+            widen_tiles(c, all[j], true, widest);
+        widen_tiles(c, &y->router, false, widest);
     }
+    widen_tiles(c, &m->output, false, widest);
 }
 
 static void widest_rows(const struct cpu *c, uint32_t all[ACT_FORMAT_COUNT], uint32_t experts[ACT_FORMAT_COUNT])
@@ -213,7 +226,8 @@ static void widest_rows(const struct cpu *c, uint32_t all[ACT_FORMAT_COUNT], uin
     }
 }
 
-static void carve_threads(struct cpu *c, struct carver *a, const uint32_t widest[ACT_FORMAT_COUNT])
+static void carve_threads(struct cpu *c, struct carver *a, const uint32_t widest[ACT_FORMAT_COUNT],
+                          const struct widest_tiles *tiles)
 {
     const struct model *m = c->base.model;
     uint32_t group = m->n_head / m->n_head_kv, queries = cpu_kv_block_rows(m) * group;
@@ -229,6 +243,10 @@ static void carve_threads(struct cpu *c, struct carver *a, const uint32_t widest
             size_t few = PRIVATE_ELEMENTS * 4 + PRIVATE_ROWS * 256, one = act_row_bytes((enum act_format)f, widest[f]);
             if (widest[f])
                 p.packed[f] = carve(a, few > one ? few : one, 1);
+        }
+        for (uint32_t parts = 1; parts <= MAX_PROMPT_PARTS; parts++) {
+            if (tiles->all_rows[parts])
+                p.tiles[parts] = carve(a, PRIVATE_ROWS, prompt_row_bytes(parts, tiles->all_rows[parts]));
         }
         p.total = carve_state(a, queries, m->head_dim);
         p.span = carve_state(a, queries, m->head_dim);
@@ -272,9 +290,9 @@ static void carve_scratch(struct cpu *c, struct carver *a)
     const size_t dense = rows * cpu_stride(m->n_ff), experts = slots * m->n_ff_expert;
     uint32_t widest[ACT_FORMAT_COUNT] = {0}, widest_expert[ACT_FORMAT_COUNT] = {0};
     widest_rows(c, widest, widest_expert);
-    uint32_t widest_tile[MAX_PROMPT_PARTS + 1] = {0}, widest_slot_tile[MAX_PROMPT_PARTS + 1] = {0};
-    widest_tiles(c, widest_tile, widest_slot_tile);
-    carve_threads(c, a, widest);
+    struct widest_tiles tiles = {0};
+    widest_tiles(c, &tiles);
+    carve_threads(c, a, widest, &tiles);
     carve_plan(c, a);
     c->x = carve_floats(a, rows, m->n_embd);
     c->qkv = carve_floats(a, rows, cpu_stride(n_q + 2 * n_kv));
@@ -300,14 +318,14 @@ static void carve_scratch(struct cpu *c, struct carver *a)
     const size_t touched = slots < m->n_expert ? slots : m->n_expert;
     const size_t tile_slots = slots + touched * (PROMPT_TILE_TOKENS - 1); /* each expert's last tile may have one */
     for (uint32_t parts = 1; parts <= MAX_PROMPT_PARTS; parts++) {
-        if (widest_tile[parts]) {
-            c->tiles[parts] = carve(a, tile_rows, prompt_row_bytes(parts, widest_tile[parts]));
+        if (tiles.rows[parts]) {
+            c->tiles[parts] = carve(a, tile_rows, prompt_row_bytes(parts, tiles.rows[parts]));
             c->prompt_ways = true;
         }
-        if (widest_slot_tile[parts])
-            c->slot_tiles[parts] = carve(a, tile_slots, prompt_row_bytes(parts, widest_slot_tile[parts]));
+        if (tiles.slots[parts])
+            c->slot_tiles[parts] = carve(a, tile_slots, prompt_row_bytes(parts, tiles.slots[parts]));
     }
-    c->prompt_rows = carve(a, rows, sizeof *c->prompt_rows);
+    c->tile_rows = carve(a, rows, sizeof *c->tile_rows);
     c->others = carve(a, rows, sizeof *c->others);
     if (m->n_expert) {
         c->router = carve_floats(a, rows, m->n_expert);

@@ -26,8 +26,9 @@
 struct packed {
     unsigned char *rows[ACT_FORMAT_COUNT];
     size_t row_bytes[ACT_FORMAT_COUNT];         /* distance of rows */
-    unsigned char *tiles[MAX_PROMPT_PARTS + 1]; /* by parts: the step's prompt rows, in the order of cpu.prompt_rows */
+    unsigned char *tiles[MAX_PROMPT_PARTS + 1]; /* by parts: prompts' rows, or all, in the order of tile_rows */
     size_t tile_row_bytes[MAX_PROMPT_PARTS + 1];
+    const uint32_t *tile_rows; /* of all rows; NULL: 0, 1, 2, .. */
 };
 
 /* What one worker alone uses. */
@@ -38,8 +39,9 @@ struct cpu_thread {
     float *row;                              /* one normed row of activations */
     void *matmul_scratch;                    /* MATMUL_SCRATCH_BYTES */
     unsigned char *packed[ACT_FORMAT_COUNT]; /* few rows, packed by this worker for itself */
-    struct attn_state total, span;           /* [attn_queries] */
-    uint32_t *first, *last;                  /* [attn_queries] */
+    unsigned char *tiles[MAX_PROMPT_PARTS + 1];
+    struct attn_state total, span; /* [attn_queries] */
+    uint32_t *first, *last;        /* [attn_queries] */
     void *attn_scratch;
     /* Slots of each expert, its prompts' rows first: from [2 e], and its others' from [2 e + 1] on. */
     uint32_t *expert_first, *expert_cursor; /* [2 n_expert + 1] */
@@ -74,8 +76,8 @@ struct attn_plan {
 struct step_row {
     uint32_t position;
     uint32_t chunk, slot; /* where its keys and values go */
-    bool prompt;          /* and where kernels have another way for those: */
-    uint32_t prompt_row;  /* its number among them */
+    bool prompt;          /* where kernels have another way for those */
+    uint32_t tile_row;    /* its number in tiles */
 };
 
 /* Rows of a step. */
@@ -94,7 +96,7 @@ struct cpu {
     /* The weights: the device's own copy, or where the model has them (lazy_weights). */
     const struct layer *layers; /* [n_layer] */
     struct tensor output, token_embd;
-    bool lanes[TENSOR_TYPE_COUNT]; /* whole groups of rows of such a matrix of the copy lie in lanes (kernel/lanes.h) */
+    bool lanes[TENSOR_TYPE_COUNT]; /* matrices of the type lie in lanes (kernel/lanes.h) in the copy: cpu_in_lanes */
     unsigned char *weights;
     size_t weights_bytes;
     struct layer *own_layers;
@@ -126,9 +128,10 @@ struct cpu {
 
     /* The step that runs. */
     struct step step;
-    struct step_row *rows;  /* [R] */
-    bool prompt_ways;       /* some weight has another way for a prompt's rows; then of the step: */
-    uint32_t *prompt_rows;  /* [n_prompt_rows] the rows that take it, where their weights have it */
+    struct step_row *rows; /* [R] */
+    bool prompt_ways;      /* some weight has another way for a prompt's rows; then of the step: */
+    uint32_t
+        *tile_rows; /* [R] all rows in the order of tiles: first [n_prompt_rows] that take it, where weights have it */
     struct row_run *others; /* [n_others] all other rows */
     uint32_t n_prompt_rows, n_others;
     /* The step behind the last layer's keys and values: of each sequence the rows from the first one with logits on. All
@@ -185,11 +188,24 @@ struct row_ways {
     uint32_t n_others;
 };
 
-/* What activations are packed into, as bits: formats for all rows; others, those for rows that are not a prompt's; and parts
- * of tiles for a prompt's. */
+/* What activations are packed into, as bits: formats and parts of tiles for all rows; others, formats for rows that are not a
+ * prompt's; and parts for a prompt's. */
 struct pack_formats {
-    unsigned all, others, parts;
+    unsigned all, all_parts, others, parts;
 };
+
+/* Whether whole groups of rows of this matrix of the copy lie in lanes. Not of experts' floats: what would be few tokens of
+ * each in tiles of their own goes the way of rows. */
+static inline bool cpu_in_lanes(const struct cpu *c, const struct tensor *w)
+{
+    return c->lanes[w->type] && !(c->k->prompt_way_only[w->type] && w->n_stack);
+}
+
+/* Whether all rows go through it as tiles; then its last group is filled up. */
+static inline bool cpu_is_tiled(const struct cpu *c, const struct tensor *w)
+{
+    return c->k->prompt_way_only[w->type] && cpu_in_lanes(c, w);
+}
 
 static inline bool cpu_experts_fill_tiles(const struct kernels *k, const struct model *m, enum tensor_type t)
 {
@@ -197,12 +213,13 @@ static inline bool cpu_experts_fill_tiles(const struct kernels *k, const struct 
     return (f == ACT_Q8 || f == ACT_Q8K) && device_cpu_experts_fill_tiles(m->n_expert, m->n_expert_used, f == ACT_Q8K);
 }
 
-/* Whether a prompt's rows have another way through this matrix of a layer; in_lanes: weights of its type are, as far as they
+/* Whether a prompt's rows have another way than others through this matrix of a layer; in_lanes: weights of its type are, as far as they
  * have that form. */
 static inline bool cpu_is_prompt_way(const struct kernels *k, const struct model *m, const struct tensor *w,
                                      bool in_lanes)
 {
-    return k->matmul_prompt[w->type] && (!k->matmul_lanes[w->type] || (in_lanes && w->n_out % LANES == 0)) &&
+    return k->matmul_prompt[w->type] && !k->prompt_way_only[w->type] &&
+           (!k->matmul_lanes[w->type] || (in_lanes && w->n_out % LANES == 0)) &&
            (!w->n_stack || cpu_experts_fill_tiles(k, m, w->type));
 }
 
@@ -213,17 +230,19 @@ static inline bool cpu_has_prompt_way(const struct cpu *c, const struct tensor *
 
 static inline void cpu_need(const struct cpu *c, const struct tensor *w, bool by_role, struct pack_formats *f)
 {
-    const unsigned bit = 1u << c->k->act_format[w->type];
-    if (by_role && cpu_has_prompt_way(c, w)) {
+    const unsigned bit = 1u << c->k->act_format[w->type], parts_bit = 1u << c->k->prompt_parts[w->type];
+    if (cpu_is_tiled(c, w)) {
+        f->all_parts |= parts_bit;
+    } else if (by_role && cpu_has_prompt_way(c, w)) {
         f->others |= bit;
-        f->parts |= 1u << c->k->prompt_parts[w->type];
+        f->parts |= parts_bit;
     } else {
         f->all |= bit;
     }
 }
 
 /* So many rows, and elements of them, a worker packs for itself rather than wait for the others. */
-#define PRIVATE_ROWS 16
+#define PRIVATE_ROWS 16 /* a tile's */
 #define PRIVATE_ELEMENTS 8192
 
 /* Rows of n floats, stride apart (the index[i]-th for row i, if index is given), RMS-normed first if norm is given,
@@ -243,7 +262,7 @@ void cpu_pack(struct cpu *c, uint32_t thread, const struct pack_args *a, struct 
 
 /* y[t * y_stride + r] for r in [first, end) of the weight rows at data (first: a multiple of 16 unless lazy_weights), t in
  * [0, n_tokens) of packed rows from first_token. Where x has tiles of prompts' rows, and w another way for them, they take
- * that: then rows go by as `ways` says. */
+ * that: then rows go by as `ways` says. Where all are tiles, all of them go by. */
 struct product {
     const struct tensor *w;
     const unsigned char *data; /* row 0 */

@@ -64,7 +64,7 @@ static void group_by_expert(struct cpu *c, uint32_t thread)
     for (uint32_t i = begin * k; i < end * k; i++) {
         uint32_t slot = me->slot_of[i], x = c->chosen[i];
         c->slots[slot] = (struct step_row){.prompt = c->rows[i / k].prompt,
-                                           .prompt_row = me->expert_tile[x] + slot - me->expert_first[2 * x]};
+                                           .tile_row = me->expert_tile[x] + slot - me->expert_first[2 * x]};
     }
 }
 
@@ -124,8 +124,8 @@ static void gather(struct cpu *c, uint32_t thread, const struct packed *x, const
         out->tile_row_bytes[parts] = row_bytes;
         for (uint32_t i = begin * k; out->tiles[parts] && i < end * k; i++)
             if (c->rows[i / k].prompt)
-                copy_tile_row(x->tiles[parts] + prompt_row_at(c->rows[i / k].prompt_row, row_bytes),
-                              out->tiles[parts] + prompt_row_at(c->slots[me->slot_of[i]].prompt_row, row_bytes),
+                copy_tile_row(x->tiles[parts] + prompt_row_at(c->rows[i / k].tile_row, row_bytes),
+                              out->tiles[parts] + prompt_row_at(c->slots[me->slot_of[i]].tile_row, row_bytes),
                               row_bytes);
     }
     team_barrier(c->team);

@@ -11,18 +11,23 @@ bool device_cpu_experts_fill_tiles(uint32_t n_expert, uint32_t n_expert_used, bo
 
 void cpu_divide_rows(struct cpu *c)
 {
-    c->n_prompt_rows = c->n_others = 0;
+    uint32_t n = 0;
+    c->n_others = 0;
     for (uint32_t i = 0; i < c->step.n_rows; i++) {
-        struct step_row *r = &c->rows[i];
-        if (r->prompt) {
-            r->prompt_row = c->n_prompt_rows;
-            c->prompt_rows[c->n_prompt_rows++] = i;
-        } else if (i && !c->rows[i - 1].prompt) {
+        if (c->rows[i].prompt)
+            c->tile_rows[n++] = i;
+        else if (i && !c->rows[i - 1].prompt)
             c->others[c->n_others - 1].n++;
-        } else {
+        else
             c->others[c->n_others++] = (struct row_run){i, 1};
-        }
     }
+    c->n_prompt_rows = n;
+    for (uint32_t i = 0; i < c->n_others; i++) {
+        for (uint32_t j = 0; j < c->others[i].n; j++)
+            c->tile_rows[n++] = c->others[i].first + j;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        c->rows[c->tile_rows[i]].tile_row = i;
 }
 
 /* Rows of weights that both a prompt's rows and the others multiply with before the next: a cache may still hold them. */
@@ -34,6 +39,8 @@ static void pack_row(struct cpu *c, uint32_t thread, const struct pack_args *a, 
     const float *x = a->src + (a->index ? a->index[row] : row) * a->stride;
     const bool prompt = a->formats.parts && place->prompt;
     const unsigned formats = a->formats.all | (prompt ? 0 : a->formats.others);
+    const unsigned tiles = a->formats.all_parts | (prompt ? a->formats.parts : 0);
+    const uint32_t tile_row = a->index ? row : place->tile_row;
     struct step_traffic *t = &c->threads[thread].traffic;
     if (a->norm) {
         c->k->rms_norm(x, a->norm, a->n, c->base.model->norm_eps, c->threads[thread].row);
@@ -46,10 +53,9 @@ static void pack_row(struct cpu *c, uint32_t thread, const struct pack_args *a, 
             t->activation_bytes += out->row_bytes[f];
         }
     }
-    for (uint32_t parts = 1; prompt && parts <= MAX_PROMPT_PARTS; parts++) {
-        if (a->formats.parts & 1u << parts) {
-            c->k->pack_prompt(x, a->n, parts,
-                              out->tiles[parts] + prompt_row_at(place->prompt_row, out->tile_row_bytes[parts]));
+    for (uint32_t parts = 1; parts <= MAX_PROMPT_PARTS; parts++) {
+        if (tiles & 1u << parts) {
+            c->k->pack_prompt(x, a->n, parts, out->tiles[parts] + prompt_row_at(tile_row, out->tile_row_bytes[parts]));
             t->activation_bytes += out->tile_row_bytes[parts];
         }
     }
@@ -67,10 +73,14 @@ void cpu_pack(struct cpu *c, uint32_t thread, const struct pack_args *a, struct 
         out->row_bytes[f] = needed ? act_row_bytes((enum act_format)f, a->n) : 0;
     }
     for (uint32_t parts = 1; parts <= MAX_PROMPT_PARTS; parts++) {
-        bool needed = prompts && g->parts & 1u << parts;
-        out->tiles[parts] = !needed ? NULL : a->tiles ? a->tiles[parts] : c->tiles[parts];
+        bool needed = (g->all_parts | (prompts ? g->parts : 0)) & 1u << parts;
+        out->tiles[parts] = !needed    ? NULL
+                            : alone    ? c->threads[thread].tiles[parts]
+                            : a->tiles ? a->tiles[parts]
+                                       : c->tiles[parts];
         out->tile_row_bytes[parts] = needed ? prompt_row_bytes(parts, a->n) : 0;
     }
+    out->tile_rows = a->index ? NULL : c->tile_rows;
     uint32_t begin = 0, end = a->n_rows;
     if (!alone)
         cpu_share(c, thread, a->n_rows, 1, &begin, &end);
@@ -84,7 +94,7 @@ void cpu_pack(struct cpu *c, uint32_t thread, const struct pack_args *a, struct 
 static void multiply(const struct cpu *c, const struct product *p, struct matmul_args a)
 {
     const enum tensor_type t = p->w->type;
-    if (c->lanes[t]) {
+    if (cpu_in_lanes(c, p->w)) {
         const uint32_t in_lanes = p->w->n_out / LANES * LANES, end = p->end < in_lanes ? p->end : in_lanes;
         const uint32_t n = end > p->first ? end - p->first : 0, rest = a.n_rows - n;
         a.n_rows = n;
@@ -121,8 +131,8 @@ static void multiply_run(const struct cpu *c, uint32_t thread, const struct prod
     c->threads[thread].traffic.activation_bytes += run.n * (x_row_bytes + (end - first) * sizeof(float));
 }
 
-static void multiply_prompt(const struct cpu *c, uint32_t thread, const struct product *p, const struct row_ways *ways,
-                            uint32_t first, uint32_t end)
+static void multiply_tiles(const struct cpu *c, uint32_t thread, const struct product *p, const struct row_ways *ways,
+                           uint32_t first, uint32_t end)
 {
     const uint32_t parts = c->k->prompt_parts[p->w->type];
     const size_t x_row_bytes = p->x->tile_row_bytes[parts];
@@ -146,10 +156,13 @@ void cpu_product(struct cpu *c, uint32_t thread, const struct product *p)
         return;
     struct step_traffic *t = &c->threads[thread].traffic;
     const uint32_t n_rows = p->end - p->first;
-    if (!cpu_has_prompt_way(c, p->w) || !p->x->tiles[c->k->prompt_parts[p->w->type]]) {
+    if (cpu_is_tiled(c, p->w)) {
+        const struct row_ways all = {.prompt_rows = p->x->tile_rows, .n_prompt_rows = p->n_tokens};
+        multiply_tiles(c, thread, p, &all, p->first, p->end);
+    } else if (!cpu_has_prompt_way(c, p->w) || !p->x->tiles[c->k->prompt_parts[p->w->type]]) {
         multiply_run(c, thread, p, p->first, p->end, (struct row_run){p->first_token, p->n_tokens});
     } else {
-        const struct row_ways all = {.prompt_rows = c->prompt_rows,
+        const struct row_ways all = {.prompt_rows = c->tile_rows,
                                      .n_prompt_rows = c->n_prompt_rows,
                                      .others = c->others,
                                      .n_others = c->n_others};
@@ -160,7 +173,7 @@ void cpu_product(struct cpu *c, uint32_t thread, const struct product *p)
             for (uint32_t i = 0; i < ways->n_others; i++)
                 multiply_run(c, thread, p, row, end, ways->others[i]);
             if (ways->n_prompt_rows)
-                multiply_prompt(c, thread, p, ways, row, end);
+                multiply_tiles(c, thread, p, ways, row, end);
         }
     }
     t->weight_bytes += n_rows * p->w->row_bytes;

@@ -1,6 +1,6 @@
 /* The device's own copy of the weights. Each worker reads the rows that it will use into huge pages, which so come to lie
- * on its NUMA node; quantised ones by way of a piece that its second-level cache holds, from which they are packed into lanes
- * (kernel/lanes.h). While one piece is read, the next are already asked for from the disk. */
+ * on its NUMA node; those of types that lie in lanes (kernel/lanes.h) by way of a piece that its second-level cache holds, from
+ * which they are packed. While one piece is read, the next are already asked for from the disk. */
 #include "device/cpu/cpu.h"
 
 #include "base/mem.h"
@@ -27,7 +27,8 @@ struct placer {
 static const unsigned char *place(struct placer *p, const struct tensor *w)
 {
     const unsigned char *at = p->base ? p->base + p->used : NULL;
-    p->used += ((size_t)w->n_out * w->row_bytes + ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES;
+    const size_t n_rows = (w->n_out + (size_t)LANES - 1) / LANES * LANES; /* the last group may be filled up */
+    p->used += (n_rows * w->row_bytes + ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES;
     return at;
 }
 
@@ -83,6 +84,7 @@ struct range {
     const unsigned char *from;
     unsigned char *to; /* NULL: is only brought into memory */
     enum tensor_type type;
+    bool in_lanes, tiled; /* cpu_in_lanes, cpu_is_tiled */
     uint32_t n_rows, n_cols;
     size_t row_bytes;
 };
@@ -104,8 +106,8 @@ struct loading {
     struct loader *loaders; /* [n_threads] */
 };
 
-static void add_rows(struct loader *l, const struct tensor *w, const unsigned char *from, const unsigned char *to,
-                     uint32_t begin, uint32_t end)
+static void add_rows(const struct cpu *c, struct loader *l, const struct tensor *w, const unsigned char *from,
+                     const unsigned char *to, uint32_t begin, uint32_t end)
 {
     if (!from || begin >= end)
         return;
@@ -114,6 +116,8 @@ static void add_rows(struct loader *l, const struct tensor *w, const unsigned ch
         l->ranges[l->n] = (struct range){.from = from + at,
                                          .to = to ? (unsigned char *)(uintptr_t)to + at : NULL,
                                          .type = w->type,
+                                         .in_lanes = cpu_in_lanes(c, w),
+                                         .tiled = cpu_is_tiled(c, w),
                                          .n_rows = end - begin,
                                          .n_cols = w->n_in,
                                          .row_bytes = w->row_bytes};
@@ -126,7 +130,7 @@ static void add_share(const struct cpu *c, uint32_t thread, struct loader *l, co
 {
     uint32_t begin, end;
     cpu_share(c, thread, w->n_out, ROW_UNIT, &begin, &end);
-    add_rows(l, w, from, to, begin, end);
+    add_rows(c, l, w, from, to, begin, end);
 }
 
 /* q, k and v are dealt out by heads, counted through. */
@@ -141,7 +145,7 @@ static void add_qkv(const struct cpu *c, uint32_t thread, struct loader *l, stru
     for (uint32_t i = 0; i < 3; base += from[i++]->n_out) {
         uint32_t last = end < base + from[i]->n_out ? end : base + from[i]->n_out;
         if (last > base)
-            add_rows(l, from[i], from[i]->data, to[i]->data, begin > base ? begin - base : 0, last - base);
+            add_rows(c, l, from[i], from[i]->data, to[i]->data, begin > base ? begin - base : 0, last - base);
     }
 }
 
@@ -197,14 +201,16 @@ static uint32_t piece_rows(const struct range *r, uint32_t row)
     return left <= most ? left : most > ROW_UNIT ? (uint32_t)most : ROW_UNIT < left ? ROW_UNIT : left;
 }
 
-/* Whole groups into lanes, the rest as rows. */
+/* Whole groups into lanes, the rest as rows; of what is all tiles a last group is filled up with zeros. */
 static int read_rows(const struct cpu *c, struct loader *l, const struct range *r, uint32_t row, uint32_t n)
 {
     const struct gguf *file = c->base.model->file;
     const unsigned char *from = r->from + row * r->row_bytes;
     unsigned char *to = r->to + row * r->row_bytes;
-    const uint32_t n_lanes = c->lanes[r->type] ? n / LANES * LANES : 0;
+    const uint32_t n_lanes = r->tiled ? n : r->in_lanes ? n / LANES * LANES : 0;
     int rc = n_lanes ? gguf_read(file, from, n_lanes * r->row_bytes, l->piece, &l->err) : 0;
+    if (n_lanes % LANES)
+        memset(l->piece + n_lanes * r->row_bytes, 0, (LANES - n_lanes % LANES) * r->row_bytes);
     for (uint32_t i = 0; !rc && i < n_lanes; i += LANES)
         lanes_pack(r->type, l->piece + i * r->row_bytes, r->row_bytes, r->n_cols, to + i * r->row_bytes);
     if (!rc && n > n_lanes)
@@ -286,7 +292,7 @@ static int prepare(const struct cpu *c, uint32_t thread, struct loader *l)
     l->left = 0;
     list_ranges(c, thread, l);
     for (uint32_t i = 0; i < l->n; i++) {
-        const size_t n_bytes = piece_rows(&l->ranges[i], 0) * l->ranges[i].row_bytes;
+        const size_t n_bytes = (piece_rows(&l->ranges[i], 0) + (size_t)LANES) * l->ranges[i].row_bytes;
         l->piece_bytes = n_bytes > l->piece_bytes ? n_bytes : l->piece_bytes;
     }
     l->piece = mem_aligned(l->piece_bytes);
@@ -319,7 +325,7 @@ static int load_all(const struct cpu *c, struct loading *g, struct err *e)
 int cpu_load_weights(struct cpu *c, struct err *e)
 {
     for (uint32_t t = 0; t < TENSOR_TYPE_COUNT; t++)
-        c->lanes[t] = c->k->matmul_lanes[t] && cpu_uses_lanes(c->base.model);
+        c->lanes[t] = (c->k->matmul_lanes[t] || c->k->prompt_way_only[t]) && cpu_uses_lanes(c->base.model);
     int rc = make_room(c, e);
     if (rc)
         return rc;
@@ -347,7 +353,7 @@ void cpu_embedding(struct cpu *c, uint32_t thread, uint32_t token, float *out)
     const struct tensor *w = &c->token_embd;
     const uint32_t group = token / LANES * LANES;
     const void *row = w->data + token * w->row_bytes;
-    if (c->base.model->output_is_tied && c->lanes[w->type] && w->n_out - group >= LANES) {
+    if (c->base.model->output_is_tied && cpu_in_lanes(c, w) && (cpu_is_tiled(c, w) || w->n_out - group >= LANES)) {
         lanes_unpack_row(w->type, w->data + group * w->row_bytes, w->n_in, token % LANES,
                          c->threads[thread].matmul_scratch);
         row = c->threads[thread].matmul_scratch;

@@ -12,7 +12,7 @@
  */
 #include "kernel/lanes.h"
 #include "kernel/x86/amx.h"
-#include "kernel/x86/prompt.h"
+#include "kernel/x86/prompt_few.h"
 #include "kernel/x86/x86.h"
 
 #define ROW_TILES 2
@@ -56,11 +56,11 @@ static struct ahead ahead_of(const struct job *j, uint32_t row, uint32_t step)
     const struct matmul_args *a = j->a;
     const uint32_t left = j->first_step + j->n_steps - step, n = left < PROMPT_CUT_STEPS ? left : PROMPT_CUT_STEPS;
     const uint32_t rows = a->n_rows - row < ROW_TILES * 16 ? a->n_rows - row : ROW_TILES * 16;
-    const size_t unit = (j->type->lanes ? LANES : 1) * a->w_row_bytes;
+    const size_t unit = (j->type->as_rows ? 1 : LANES) * a->w_row_bytes;
     return (struct ahead){.at = (const uint8_t *)a->w + row * a->w_row_bytes + unit * step / j->all,
                           .stride = unit,
                           .bytes = unit * n / j->all,
-                          .n = j->type->lanes ? rows / LANES : rows};
+                          .n = j->type->as_rows ? rows : (rows + LANES - 1) / LANES};
 }
 
 /* About a share of it. */
@@ -118,8 +118,8 @@ static void ask(struct ahead *h, uint32_t share)
     } while (0)
 
 /* n steps from the tokens' first tiles at x, x_stride apart; sums from tiles to acc, the next ones to tiles. */
-INLINE void multiply(const uint8_t *x, size_t x_stride, uint8_t (*w)[PROMPT_CUT_STEPS * 2 * PROMPT_TILE_BYTES],
-                     uint32_t n, size_t parts, size_t n_x, size_t n_w, sums *acc, sums *next, bool fresh)
+INLINE void multiply(const uint8_t *x, size_t x_stride, const uint8_t *const w[ROW_TILES], uint32_t n, size_t parts,
+                     size_t n_x, size_t n_w, sums *acc, sums *next, bool fresh)
 {
     const uint8_t *x1 = x + (n_x - 1) * x_stride, *w0 = w[0], *w1 = w[n_w - 1];
     const size_t part = PROMPT_TILE_BYTES, step = parts * part;
@@ -139,11 +139,12 @@ INLINE void multiply(const uint8_t *x, size_t x_stride, uint8_t (*w)[PROMPT_CUT_
 static void put_sums(const struct job *j, uint32_t row, uint32_t tile, const sums *acc)
 {
     static const int column[16] = {0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15}; /* of each row */
-    const __m512i to_rows = _mm512_loadu_si512(column);
+    static const int same[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const __m512i to_rows = _mm512_loadu_si512(j->type->are_tiles ? same : column);
     const uint32_t rows = j->a->n_rows - row, first = j->first_token + 16 * tile, left = j->n_tokens - 16 * tile;
     const __mmask32 mask = rows < 32 ? (1u << rows) - 1 : 0xffffffff;
     for (uint32_t i = 0; i < 32 && i < left; i++) {
-        float *y = j->a->y + j->a->y_rows[first + i] * j->a->y_stride + row;
+        float *y = j->a->y + prompt_y_row(j->a, first + i) * j->a->y_stride + row;
         const float(*from)[16][16] = acc[tile + i / 16];
         _mm512_mask_storeu_ps(y, (__mmask16)mask, _mm512_permutexvar_ps(to_rows, _mm512_load_ps(from[0][i % 16])));
         if (rows > 16)
@@ -152,16 +153,15 @@ static void put_sums(const struct job *j, uint32_t row, uint32_t tile, const sum
     }
 }
 
-/* All tokens with n steps from `first` on of the rows from `row` on, whose weights lie in tiles; in the meantime `ahead` is
+/* All tokens with n steps from `first` on of the rows from `row` on, whose weights lie in tiles at w; in the meantime `ahead` is
  * asked for, and what is complete moves to y, while the next tiles multiply. */
-INLINE void multiply_tokens(const struct job *j, uint32_t row, uint32_t first, uint32_t n, size_t parts, size_t n_w,
-                            sums *acc, struct ahead *ahead)
+INLINE void multiply_tokens(const struct job *j, uint32_t row, const uint8_t *const w[ROW_TILES], uint32_t first,
+                            uint32_t n, size_t parts, size_t n_w, sums *acc, struct ahead *ahead)
 {
     const uint32_t n_tiles = (j->n_tokens + 15) / 16;
     const size_t stride = 16 * j->a->x_row_bytes, n_x = 2;
     const uint8_t *x = j->x + first * parts * PROMPT_TILE_BYTES;
     const bool fresh = first == 0, last = first + n == j->all;
-    struct scratch *s = j->s;
     const sums *next = acc;
     BEGIN(TILE_C0, 0, 0);
     BEGIN(TILE_C1, 0, 1);
@@ -170,9 +170,9 @@ INLINE void multiply_tokens(const struct job *j, uint32_t row, uint32_t first, u
     for (uint32_t i = 0; i < n_tiles; i += 2, x += 2 * stride) {
         ask(ahead, (n_tiles + 1) / 2);
         if (i + 1 < n_tiles)
-            multiply(x, stride, s->w, n, parts, n_x, n_w, acc + i, acc + i + 2, fresh);
+            multiply(x, stride, w, n, parts, n_x, n_w, acc + i, acc + i + 2, fresh);
         else
-            multiply(x, stride, s->w, n, parts, 1, n_w, acc + i, acc + i + 2, fresh);
+            multiply(x, stride, w, n, parts, 1, n_w, acc + i, acc + i + 2, fresh);
         if (last && i)
             put_sums(j, row, i - 2, acc);
     }
@@ -180,20 +180,30 @@ INLINE void multiply_tokens(const struct job *j, uint32_t row, uint32_t first, u
         put_sums(j, row, (n_tiles - 1) / 2 * 2, acc);
 }
 
-static void multiply_cut(const struct job *j, uint32_t row, uint32_t first, uint32_t n, uint32_t n_w, sums *acc,
-                         struct ahead *ahead)
+static void multiply_cut(const struct job *j, uint32_t row, const uint8_t *const w[ROW_TILES], uint32_t first,
+                         uint32_t n, uint32_t n_w, sums *acc, struct ahead *ahead)
 {
     if (j->type->parts == 2 && n_w == 2)
-        multiply_tokens(j, row, first, n, 2, 2, acc, ahead);
+        multiply_tokens(j, row, w, first, n, 2, 2, acc, ahead);
     else if (j->type->parts == 2)
-        multiply_tokens(j, row, first, n, 2, 1, acc, ahead);
+        multiply_tokens(j, row, w, first, n, 2, 1, acc, ahead);
     else if (n_w == 2)
-        multiply_tokens(j, row, first, n, 1, 2, acc, ahead);
+        multiply_tokens(j, row, w, first, n, 1, 2, acc, ahead);
     else
-        multiply_tokens(j, row, first, n, 1, 1, acc, ahead);
+        multiply_tokens(j, row, w, first, n, 1, 1, acc, ahead);
 }
 
 /* ---- a product ---- */
+
+/* Tiles of a cut of 16 rows: where they lie, or made in `made`. */
+static const uint8_t *weights(const struct job *j, uint32_t row, uint32_t step, uint32_t n, uint8_t *made)
+{
+    const uint8_t *tiles = prompt_tiles(j->type, j->a, row);
+    if (tiles)
+        return tiles + (size_t)step * PROMPT_TILE_BYTES;
+    j->type->fill(j->a, row, step, n, made);
+    return made;
+}
 
 static void multiply_rows(const struct job *j, uint32_t row, sums *acc)
 {
@@ -201,14 +211,15 @@ static void multiply_rows(const struct job *j, uint32_t row, sums *acc)
     const uint32_t end = j->first_step + j->n_steps, n_w = j->a->n_rows - row > 16 ? ROW_TILES : 1;
     for (uint32_t step = j->first_step, n; step < end; step += n) {
         n = end - step < PROMPT_CUT_STEPS ? end - step : PROMPT_CUT_STEPS;
+        const uint8_t *w[ROW_TILES];
         for (uint32_t r = 0; r < n_w; r++)
-            j->type->fill(j->a, row + 16 * r, step, n, s->w[r]);
+            w[r] = weights(j, row + 16 * r, step, n, s->w[r]);
         struct ahead next = {0};
         if (step + n < end)
             next = ahead_of(j, row, step + n);
         else if (row + ROW_TILES * 16 < j->end_row)
             next = ahead_of(j, row + ROW_TILES * 16, j->first_step);
-        multiply_cut(j, row, step, n, n_w, acc, &next);
+        multiply_cut(j, row, w, step, n, n_w, acc, &next);
     }
 }
 
@@ -238,6 +249,10 @@ static void multiply_prompt(const struct matmul_args *a, enum tensor_type t)
     const struct tile_config shapes = tile_shapes(TILE_ROWS, 64, 16);
     struct job j = {
         .a = a, .type = &types[t], .s = a->scratch, .all = (a->n_cols + PROMPT_STEP_COLS - 1) / PROMPT_STEP_COLS};
+    if (prompt_tiles(j.type, a, 0) && few_fit(a)) {
+        multiply_few(a);
+        return;
+    }
     tile_begin(&shapes);
     for (uint32_t i = 0; i < a->n_tokens; i += j.n_tokens) {
         j.first_token = i;
@@ -281,4 +296,5 @@ void AMX_NAME(x86_prompt)(struct kernels *k)
     k->matmul_prompt[TENSOR_##name] = prompt_##name;                                                                   \
     k->prompt_parts[TENSOR_##name] = types[TENSOR_##name].parts;
     EACH_TYPE(SET)
+    k->prompt_way_only[TENSOR_BF16] = true;
 }

@@ -46,11 +46,11 @@ FILL(mxfp4, TENSOR_MXFP4)
 
 void prompt_blocks(struct prompt_type types[TENSOR_TYPE_COUNT])
 {
-    types[TENSOR_Q8_0] = (struct prompt_type){fill_q8_0, 1, true};
-    types[TENSOR_Q4_0] = (struct prompt_type){fill_q4_0, 1, true};
-    types[TENSOR_Q4_1] = (struct prompt_type){fill_q4_1, 1, true};
-    types[TENSOR_Q5_0] = (struct prompt_type){fill_q5_0, 1, true};
-    types[TENSOR_Q5_1] = (struct prompt_type){fill_q5_1, 1, true};
-    types[TENSOR_IQ4_NL] = (struct prompt_type){fill_iq4_nl, 1, true};
-    types[TENSOR_MXFP4] = (struct prompt_type){fill_mxfp4, 1, true};
+    types[TENSOR_Q8_0] = (struct prompt_type){.fill = fill_q8_0, .parts = 1};
+    types[TENSOR_Q4_0] = (struct prompt_type){.fill = fill_q4_0, .parts = 1};
+    types[TENSOR_Q4_1] = (struct prompt_type){.fill = fill_q4_1, .parts = 1};
+    types[TENSOR_Q5_0] = (struct prompt_type){.fill = fill_q5_0, .parts = 1};
+    types[TENSOR_Q5_1] = (struct prompt_type){.fill = fill_q5_1, .parts = 1};
+    types[TENSOR_IQ4_NL] = (struct prompt_type){.fill = fill_iq4_nl, .parts = 1};
+    types[TENSOR_MXFP4] = (struct prompt_type){.fill = fill_mxfp4, .parts = 1};
 }

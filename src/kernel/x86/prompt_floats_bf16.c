@@ -1,4 +1,4 @@
-/* Float weights, which stay rows, to bfloat16 tiles; and a prompt's activations. */
+/* Float weights to bfloat16 tiles, F16 from rows and BF16 from lanes; and activations. */
 #include "kernel/x86/prompt.h"
 #include "kernel/x86/simd512.h"
 
@@ -17,42 +17,40 @@ INLINE void split(__m512 first, __m512 second, __m512i *hi, __m512i *lo)
     *lo = (__m512i)_mm512_cvtne2ps_pbh(_mm512_sub_ps(second, b), _mm512_sub_ps(first, a));
 }
 
-/* Two bytes an element; columns past the last are zeros. */
-INLINE void fill(uint32_t parts, const struct matmul_args *a, uint32_t row, uint32_t first, uint32_t n, uint8_t *tiles)
+/* Columns past the last are zeros. */
+static void fill_f16(const struct matmul_args *a, uint32_t row, uint32_t first, uint32_t n, uint8_t *tiles)
 {
     const uint8_t *p[16];
     for (uint32_t i = 0; i < 16; i++) {
         const uint32_t r = row + prompt_row[i];
         p[i] = (const uint8_t *)a->w + (r < a->n_rows ? r : a->n_rows - 1) * a->w_row_bytes;
     }
-    for (uint32_t step = first; step < first + n; step++, tiles += parts * PROMPT_TILE_BYTES) {
+    for (uint32_t step = first; step < first + n; step++, tiles += 2 * PROMPT_TILE_BYTES) {
         const uint32_t col = step * PROMPT_STEP_COLS, left = a->n_cols - col;
         const __mmask32 mask = left < PROMPT_STEP_COLS ? (1u << left) - 1 : 0xffffffff;
-        __m512i v[16], lo[16];
+        __m512i hi[16], lo[16];
         UNROLL for (int i = 0; i < 16; i++)
         {
-            v[i] = _mm512_maskz_loadu_epi16(mask, p[i] + 2 * (size_t)col);
-            if (parts == 2)
-                split(_mm512_cvtph_ps(_mm512_castsi512_si256(v[i])),
-                      _mm512_cvtph_ps(_mm512_extracti64x4_epi64(v[i], 1)), &v[i], &lo[i]);
+            const __m512i v = _mm512_maskz_loadu_epi16(mask, p[i] + 2 * (size_t)col);
+            split(_mm512_cvtph_ps(_mm512_castsi512_si256(v)), _mm512_cvtph_ps(_mm512_extracti64x4_epi64(v, 1)), &hi[i],
+                  &lo[i]);
         }
-        transpose_16x16(v);
-        UNROLL for (int i = 0; i < 16; i++) _mm512_store_si512(tiles + 64 * i, v[i]);
-        if (parts == 2) {
-            transpose_16x16(lo);
-            UNROLL for (int i = 0; i < 16; i++) _mm512_store_si512(tiles + PROMPT_TILE_BYTES + 64 * i, lo[i]);
-        }
+        transpose_16x16(hi);
+        UNROLL for (int i = 0; i < 16; i++) _mm512_store_si512(tiles + 64 * i, hi[i]);
+        transpose_16x16(lo);
+        UNROLL for (int i = 0; i < 16; i++) _mm512_store_si512(tiles + PROMPT_TILE_BYTES + 64 * i, lo[i]);
     }
 }
 
+/* Lanes that are not whole tiles: pairs of columns of 16 rows, an odd last column by itself. */
 static void fill_bf16(const struct matmul_args *a, uint32_t row, uint32_t first, uint32_t n, uint8_t *tiles)
 {
-    fill(1, a, row, first, n, tiles);
-}
-
-static void fill_f16(const struct matmul_args *a, uint32_t row, uint32_t first, uint32_t n, uint8_t *tiles)
-{
-    fill(2, a, row, first, n, tiles);
+    const uint8_t *w = (const uint8_t *)a->w + row * a->w_row_bytes;
+    for (uint32_t col = first * PROMPT_STEP_COLS; col < (first + n) * PROMPT_STEP_COLS; col += 2, tiles += 64)
+        _mm512_store_si512(tiles, col + 1 < a->n_cols ? _mm512_loadu_si512(w + (size_t)col * 32)
+                                  : col < a->n_cols
+                                      ? _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)(w + (size_t)col * 32)))
+                                      : _mm512_setzero_si512());
 }
 
 void prompt_pack(const float *x, uint32_t n, uint32_t parts, void *out)
@@ -74,6 +72,6 @@ void prompt_pack(const float *x, uint32_t n, uint32_t parts, void *out)
 
 void prompt_floats(struct prompt_type types[TENSOR_TYPE_COUNT])
 {
-    types[TENSOR_BF16] = (struct prompt_type){fill_bf16, 1, false};
-    types[TENSOR_F16] = (struct prompt_type){fill_f16, 2, false};
+    types[TENSOR_BF16] = (struct prompt_type){.fill = fill_bf16, .parts = 1, .are_tiles = true};
+    types[TENSOR_F16] = (struct prompt_type){.fill = fill_f16, .parts = 2, .as_rows = true};
 }

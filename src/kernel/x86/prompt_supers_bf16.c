@@ -51,10 +51,10 @@ FILL(iq4_xs, TENSOR_IQ4_XS)
 
 void prompt_supers(struct prompt_type types[TENSOR_TYPE_COUNT])
 {
-    types[TENSOR_Q2_K] = (struct prompt_type){fill_q2_k, 1, true};
-    types[TENSOR_Q3_K] = (struct prompt_type){fill_q3_k, 1, true};
-    types[TENSOR_Q4_K] = (struct prompt_type){fill_q4_k, 1, true};
-    types[TENSOR_Q5_K] = (struct prompt_type){fill_q5_k, 1, true};
-    types[TENSOR_Q6_K] = (struct prompt_type){fill_q6_k, 1, true};
-    types[TENSOR_IQ4_XS] = (struct prompt_type){fill_iq4_xs, 1, true};
+    types[TENSOR_Q2_K] = (struct prompt_type){.fill = fill_q2_k, .parts = 1};
+    types[TENSOR_Q3_K] = (struct prompt_type){.fill = fill_q3_k, .parts = 1};
+    types[TENSOR_Q4_K] = (struct prompt_type){.fill = fill_q4_k, .parts = 1};
+    types[TENSOR_Q5_K] = (struct prompt_type){.fill = fill_q5_k, .parts = 1};
+    types[TENSOR_Q6_K] = (struct prompt_type){.fill = fill_q6_k, .parts = 1};
+    types[TENSOR_IQ4_XS] = (struct prompt_type){.fill = fill_iq4_xs, .parts = 1};
 }
