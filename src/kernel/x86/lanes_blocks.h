@@ -215,12 +215,15 @@ INLINE void prefetch_stream(enum tensor_type t, const uint8_t *cell, uint32_t b)
 {
     const size_t cell_bytes = LANES_CELL_BLOCKS * group_block_bytes(t);
     const size_t first = b * cell_bytes / 4 / 64 * 64, end = (b + 1) * cell_bytes / 4 / 64 * 64;
-    UNROLL for (size_t at = first; at < end; at += 64)
+    const size_t most = cell_bytes / 4 / 64 * 64 + 64; /* a constant, whatever compilers know of b */
+    UNROLL for (size_t at = 0; at < most; at += 64)
     {
+        if (first + at >= end)
+            continue;
         if (t == TENSOR_Q8_0)
-            _mm_prefetch((const char *)cell + 2048 + at, _MM_HINT_T1);
+            _mm_prefetch((const char *)cell + 2048 + first + at, _MM_HINT_T1);
         else
-            _mm_prefetch((const char *)cell + 4096 + at, _MM_HINT_T0);
+            _mm_prefetch((const char *)cell + 4096 + first + at, _MM_HINT_T0);
     }
 }
 
@@ -240,7 +243,7 @@ INLINE void tile_of_few(enum tensor_type t, const struct piece *p, const uint8_t
         UNROLL for (uint32_t b = 0; b < 4; b++)
         {
             if (b >= n_blocks)
-                break;
+                continue;
             prefetch_stream(t, cell, b);
             UNROLL for (uint32_t half = 0; half < LANES / VF_N; half++)
                 add_block(t, cell, n_blocks, b, half, x + b * SEGMENT_CELLS * token_bytes, n_t, chain[half][b]);
