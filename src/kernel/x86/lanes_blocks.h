@@ -208,7 +208,9 @@ INLINE void add_chain(enum tensor_type t, const struct piece *p, uint32_t b, uin
     }
 }
 
-/* The lines of a cell's block b, as far ahead as measured best. Into the first-level cache, so that the loads of codes, of their
+#define STREAM_AHEAD_BYTES 4096 /* of few tokens */
+
+/* The lines of a cell's block b. Into the first-level cache, so that the loads of codes, of their
  * high bits and of scales, which jump, miss nothing and what the second-level cache sees are lines in ascending order: it
  * reads on by itself then. Q8_0's loads hardly jump. */
 INLINE void prefetch_stream(enum tensor_type t, const uint8_t *cell, uint32_t b)
@@ -221,9 +223,9 @@ INLINE void prefetch_stream(enum tensor_type t, const uint8_t *cell, uint32_t b)
         if (first + at >= end)
             continue;
         if (t == TENSOR_Q8_0)
-            _mm_prefetch((const char *)cell + 2048 + first + at, _MM_HINT_T1);
+            _mm_prefetch((const char *)cell + STREAM_AHEAD_BYTES + first + at, _MM_HINT_T1);
         else
-            _mm_prefetch((const char *)cell + 4096 + first + at, _MM_HINT_T0);
+            _mm_prefetch((const char *)cell + STREAM_AHEAD_BYTES + first + at, _MM_HINT_T0);
     }
 }
 
