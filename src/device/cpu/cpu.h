@@ -130,8 +130,8 @@ struct cpu {
     struct step step;
     struct step_row *rows; /* [R] */
     bool prompt_ways;      /* some weight has another way for a prompt's rows; then of the step: */
-    uint32_t
-        *tile_rows; /* [R] all rows in the order of tiles: first [n_prompt_rows] that take it, where weights have it */
+    /* [R] all rows in the order of tiles: first the n_prompt_rows that take that way where weights have it. */
+    uint32_t *tile_rows;
     struct row_run *others; /* [n_others] all other rows */
     uint32_t n_prompt_rows, n_others;
     /* The step behind the last layer's keys and values: of each sequence the rows from the first one with logits on. All
