@@ -28,11 +28,19 @@ static void fail(struct reader *r, const char *where, const char *what)
         r->rc = err_set(r->e, WEIR_EFORMAT, "profile %s: %s %s", r->file, where, what);
 }
 
+/* What is there must be an object. */
+static void check_object(struct reader *r, const json_t *v, const char *where)
+{
+    if (v && !json_is_object(v))
+        fail(r, where, "must be an object");
+}
+
 /* Refuses keys that are not in the list. */
 static void check_keys(struct reader *r, const json_t *object, const char *where, const char *const *known, size_t n)
 {
     const char *key;
     json_t *v;
+    check_object(r, object, where);
     json_object_foreach((json_t *)(uintptr_t)object, key, v)
     {
         size_t i = 0;
@@ -152,6 +160,7 @@ static void read_products(struct reader *r, struct profile *p, const json_t *roo
     const json_t *products = json_object_get(root, products_keys[prompt]);
     const char *type, *where = prompt ? "\"prompt_products\"" : "\"products\"";
     json_t *list;
+    check_object(r, products, where);
     json_object_foreach((json_t *)(uintptr_t)products, type, list)
     {
         size_t n = json_array_size(list);
