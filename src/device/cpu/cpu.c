@@ -330,7 +330,6 @@ static void carve_scratch(struct cpu *c, struct carver *a)
     if (m->n_expert) {
         c->router = carve_floats(a, rows, m->n_expert);
         c->slots = carve(a, slots, sizeof *c->slots);
-        c->slot_numbers = carve(a, slots, sizeof *c->slot_numbers);
         c->chosen = carve(a, slots, sizeof *c->chosen);
         c->chosen_weight = carve_floats(a, slots, 1);
     }
@@ -361,8 +360,6 @@ static int create_memory(struct cpu *c, struct err *e)
     team_interleave_memory(c->team, c->kv, c->kv_bytes);
     team_interleave_memory(c->team, c->arena, c->arena_bytes);
     carve_scratch(c, &a);
-    for (uint32_t i = 0; m->n_expert && i < g->max_step_tokens * m->n_expert_used; i++)
-        c->slot_numbers[i] = i;
     return 0;
 }
 

@@ -119,7 +119,6 @@ struct cpu {
     unsigned char *tiles[MAX_PROMPT_PARTS + 1];      /* [R] rows, in tiles */
     unsigned char *slot_tiles[MAX_PROMPT_PARTS + 1]; /* likewise slots; each expert's begin in a tile of their own */
     struct step_row *slots; /* [slots] whether it is a prompt's, and its number among them in tiles */
-    uint32_t *slot_numbers; /* [slots] 0, 1, 2, .. */
     float *router;          /* [R][n_expert] */
     uint32_t *chosen;       /* [R][n_expert_used] */
     float *chosen_weight;   /* [R][n_expert_used] */
@@ -181,9 +180,10 @@ void cpu_divide_rows(struct cpu *c);
 
 /* Packed rows by the way that they go. */
 struct row_ways {
-    const uint32_t *prompt_rows; /* [n_prompt_rows] where in y those in tiles belong, */
+    const uint32_t *prompt_rows; /* [n_prompt_rows] where in y those in tiles belong; NULL: one after the other, */
+    uint32_t first_prompt_row;   /* from here on */
     uint32_t n_prompt_rows;
-    uint32_t first_tile_row; /* of which this is the first */
+    uint32_t first_tile_row; /* of tiles */
     const struct row_run *others;
     uint32_t n_others;
 };
@@ -213,8 +213,8 @@ static inline bool cpu_experts_fill_tiles(const struct kernels *k, const struct 
     return (f == ACT_Q8 || f == ACT_Q8K) && device_cpu_experts_fill_tiles(m->n_expert, m->n_expert_used, f == ACT_Q8K);
 }
 
-/* Whether a prompt's rows have another way than others through this matrix of a layer; in_lanes: weights of its type are, as far as they
- * have that form. */
+/* Whether a prompt's rows have another way than others through this matrix of a layer; in_lanes: weights of its type are, as
+ * far as they have that form. */
 static inline bool cpu_is_prompt_way(const struct kernels *k, const struct model *m, const struct tensor *w,
                                      bool in_lanes)
 {

@@ -141,7 +141,7 @@ static void expert_products(struct cpu *c, uint32_t thread, const struct expert_
         uint32_t slot = me->expert_first[2 * e], others = me->expert_first[2 * e + 1];
         uint32_t n = me->expert_first[2 * e + 2] - slot, n_prompts = others - slot;
         const struct row_run run = {shared_row ? 0 : others, n - n_prompts};
-        const struct row_ways ways = {.prompt_rows = c->slot_numbers + (shared_row ? 0 : slot),
+        const struct row_ways ways = {.first_prompt_row = shared_row ? 0 : slot,
                                       .n_prompt_rows = n_prompts,
                                       .first_tile_row = shared_row ? 0 : me->expert_tile[e],
                                       .others = &run,

@@ -143,7 +143,7 @@ static void multiply_tiles(const struct cpu *c, uint32_t thread, const struct pr
                                                           .x = p->x->tiles[parts] + ways->first_tile_row * x_row_bytes,
                                                           .x_row_bytes = x_row_bytes,
                                                           .n_tokens = ways->n_prompt_rows,
-                                                          .y = p->y + first,
+                                                          .y = p->y + ways->first_prompt_row * p->y_stride + first,
                                                           .y_stride = p->y_stride,
                                                           .y_rows = ways->prompt_rows,
                                                           .scratch = c->threads[thread].matmul_scratch});
