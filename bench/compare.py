@@ -236,18 +236,28 @@ def run(a):
                           f"{time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
 
 
+def add_result(x, values, other):
+    key = (x["suite"], x["isa"], x["model"], x["metric"])
+    if x["value"] is not None:
+        values.setdefault(key, {}).setdefault((x["engine"], x.get("setting")), []).append(x["value"])
+    for k in ("gflop_s", "read_gb_s", "step_bytes"):
+        if k in x:
+            other.setdefault((key, k), []).append(x[k])
+
+
 def read(files):
     """{(suite, model, isa, metric): {engine or engine+setting: [values]}} and the other figures of weir's runs."""
     values, other = {}, {}
     for f in files:
-        for line in open(f):
-            x = json.loads(line)
-            key = (x["suite"], x["isa"], x["model"], x["metric"])
-            if x["value"] is not None:
-                values.setdefault(key, {}).setdefault((x["engine"], x.get("setting")), []).append(x["value"])
-            for k in ("gflop_s", "read_gb_s", "step_bytes"):
-                if k in x:
-                    other.setdefault((key, k), []).append(x[k])
+        number = 0
+        try:
+            with open(f) as lines:
+                for number, line in enumerate(lines, 1):
+                    add_result(json.loads(line), values, other)
+        except OSError as e:
+            sys.exit(f"compare: {f}: {e.strerror}")
+        except (ValueError, KeyError, TypeError) as e:
+            sys.exit(f"compare: {f}, line {number}: not a result that this program wrote ({type(e).__name__}: {e})")
     return values, other
 
 
